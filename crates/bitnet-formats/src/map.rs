@@ -1,0 +1,1 @@
+//! The memory map: the only `unsafe` of this crate.
