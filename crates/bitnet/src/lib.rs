@@ -1,1 +1,23 @@
-//! (skeleton)
+//! Ternary (1.58-bit) language models in three lines of Rust.
+//!
+//! ```no_run
+//! let engine = bitnet::Engine::new("path/to/model.gguf")?;
+//! println!("{}", engine.generate("Once upon a time", 32)?);
+//! # Ok::<(), bitnet::InferenceError>(())
+//! ```
+//!
+//! The rooms behind the facade are re-exported whole: [`formats`] (files and encodings), [`kernels`] (arithmetic),
+//! [`models`] (networks, tokenizers, chat templates) and [`inference`] (requests).
+#![forbid(unsafe_code)]
+
+pub use bitnet_formats as formats;
+pub use bitnet_inference as inference;
+pub use bitnet_kernels as kernels;
+pub use bitnet_models as models;
+
+pub use bitnet_formats::Checkpoint;
+pub use bitnet_inference::{
+    Engine, EngineOptions, FinishReason, GenerateRequest, Generation, InferenceError, Prompt, Sampling, Session,
+    TokenEvent, TokenLogprob, Usage,
+};
+pub use bitnet_models::{ChatTemplate, LoadOptions, Message, Tokenizer};
