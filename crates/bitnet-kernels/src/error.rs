@@ -45,4 +45,12 @@ pub enum KernelError {
         /// How much was asked for.
         bytes: usize,
     },
+    /// The operating system gave no threads.
+    #[error("cannot start {threads} threads: {source}")]
+    Threads {
+        /// How many were wanted.
+        threads: usize,
+        /// Why not.
+        source: std::io::Error,
+    },
 }

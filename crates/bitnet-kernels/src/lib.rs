@@ -4,12 +4,37 @@
 //! scalar oracle, and per-instruction-set tiers under `arch/`. Ternary × int8 sums are integers and float steps keep
 //! one reduction order, so every tier, thread count and batch size gives the same bits.
 
+#![deny(unsafe_code)] // allowed in `arch` and `threads` alone
+
+mod add;
+mod aligned;
+mod arch;
+mod attend;
 mod backend;
+mod bandwidth;
 mod batch;
+mod cpu;
+mod dense_matmul;
+mod embed;
 mod error;
+mod exp;
+mod gated_activation;
+mod isa;
+mod lanes;
+mod logits;
+mod norm;
+mod quantize;
+mod rope_store;
+mod ternary_matmul;
+mod threads;
 mod weights;
 
 pub use backend::{Activation, Backend, KvShape, NormWeight};
+pub use bandwidth::read_bandwidth;
 pub use batch::{Batch, PAGE_LEN, Run};
+pub use cpu::{Cpu, CpuOptions, Kv, Quantized, Rows, self_test};
+pub use dense_matmul::Dense;
 pub use error::KernelError;
+pub use isa::Isa;
+pub use ternary_matmul::Ternary;
 pub use weights::{DenseFormat, DenseWeights, RopeStyle, RopeTable, TernaryScales, TernaryWeights};

@@ -1,0 +1,3 @@
+//! Instruction-set tiers: the same results as the scalar bodies, faster. The only place with intrinsics.
+
+#![allow(unsafe_code)]

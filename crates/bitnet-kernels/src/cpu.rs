@@ -1,0 +1,168 @@
+//! The CPU backend: instruction-set tier, threads, buffers, and the verbs' entry points.
+
+mod buffers;
+
+use std::sync::Mutex;
+
+pub use buffers::{Kv, Quantized, Rows};
+
+use crate::threads::Pool;
+use crate::{
+    Activation, Backend, Batch, Dense, DenseWeights, Isa, KernelError, KvShape, NormWeight, RopeTable, Ternary,
+    TernaryWeights,
+};
+use crate::{add, attend, dense_matmul, embed, gated_activation, logits, norm, quantize, rope_store, ternary_matmul};
+
+/// How to set up a [`Cpu`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Worker threads, the calling thread included; by default as many as the process may use.
+    pub threads: Option<usize>,
+    /// Instruction-set tier; by default the best that the processor has.
+    pub isa: Option<Isa>,
+}
+
+impl CpuOptions {
+    /// Reads `RAYON_NUM_THREADS` (ignored, as Rayon does, when it is zero or no number) and `BITNET_ISA`.
+    pub fn from_env() -> Result<CpuOptions, KernelError> {
+        let threads = std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.trim().parse().ok()).filter(|&n| n > 0);
+        let isa = match std::env::var("BITNET_ISA") {
+            Ok(name) if !name.is_empty() => Some(name.parse()?),
+            _ => None,
+        };
+        Ok(CpuOptions { threads, isa })
+    }
+}
+
+/// The CPU backend.
+pub struct Cpu {
+    isa: Isa,
+    pool: Pool,
+    /// Rows gathered by `logits`; as large as the largest [`Rows`] made, so that no verb allocates.
+    pub(crate) scratch: Mutex<Vec<f32>>,
+}
+
+impl Cpu {
+    /// Starts the worker threads and chooses the tier. A tier that fails [`self_test`] is not used.
+    pub fn new(options: CpuOptions) -> Result<Cpu, KernelError> {
+        let threads = match options.threads {
+            Some(threads) => threads.max(1),
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        let isa = match options.isa {
+            Some(isa) => isa.require()?,
+            None => Isa::best(),
+        };
+        let pool = Pool::new(threads).map_err(|source| KernelError::Threads { threads, source })?;
+        Ok(Cpu { isa, pool, scratch: Mutex::default() })
+    }
+
+    /// The instruction-set tier in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Threads that work on a verb, the calling thread included.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+}
+
+/// Compares the kernels of a tier with the scalar oracle on fixed data.
+pub fn self_test(_isa: Isa) -> Result<(), KernelError> {
+    todo!()
+}
+
+impl Backend for Cpu {
+    type Rows = Rows;
+    type Quantized = Quantized;
+    type Ternary = Ternary;
+    type Dense = Dense;
+    type Norm = NormWeight;
+    type Kv = Kv;
+
+    fn rows(&self, capacity: usize, cols: usize) -> Result<Rows, KernelError> {
+        Rows::new(capacity, cols)
+    }
+
+    fn quantized(&self, capacity: usize, cols: usize) -> Result<Quantized, KernelError> {
+        Quantized::new(capacity, cols)
+    }
+
+    fn kv(&self, shape: KvShape) -> Result<Kv, KernelError> {
+        Kv::new(shape)
+    }
+
+    fn ternary(&self, weights: TernaryWeights) -> Result<Ternary, KernelError> {
+        ternary_matmul::load(self, weights)
+    }
+
+    fn dense(&self, weights: DenseWeights) -> Result<Dense, KernelError> {
+        dense_matmul::load(weights)
+    }
+
+    fn norm_weight(&self, norm: NormWeight) -> Result<NormWeight, KernelError> {
+        Ok(norm)
+    }
+
+    fn read(&self, rows: &Rows, out: &mut [f32]) {
+        out.copy_from_slice(rows.data());
+    }
+
+    fn copy_page(&self, kv: &mut Kv, from: u32, to: u32) {
+        kv.copy_page(from, to);
+    }
+
+    fn embed(&self, table: &Dense, ids: &[u32], scale: f32, out: &mut Rows) {
+        embed::run(self, table, ids, scale, out);
+    }
+
+    fn norm(&self, x: &Rows, norm: &NormWeight, out: &mut Rows) {
+        norm::run(self, x, norm, out);
+    }
+
+    fn norm_quantize(&self, x: &Rows, norm: Option<&NormWeight>, out: &mut Quantized) {
+        quantize::run(self, x, norm, out);
+    }
+
+    fn ternary_matmul(&self, x: &Quantized, weights: &[&Ternary], outs: &mut [&mut Rows]) {
+        ternary_matmul::run(self, x, weights, outs);
+    }
+
+    fn dense_matmul(&self, x: &Rows, weights: &[&Dense], outs: &mut [&mut Rows]) {
+        dense_matmul::run(self, x, weights, outs);
+    }
+
+    fn rope_store(&self, q: &mut Rows, k: &Rows, v: &Rows, rope: &RopeTable, batch: &Batch, layer: usize, kv: &mut Kv) {
+        rope_store::run(self, q, k, v, rope, batch, layer, kv);
+    }
+
+    fn attend(
+        &self,
+        q: &Rows,
+        kv: &Kv,
+        batch: &Batch,
+        layer: usize,
+        scale: f32,
+        window: Option<usize>,
+        out: &mut Rows,
+    ) {
+        attend::run(self, q, kv, batch, layer, scale, window, out);
+    }
+
+    fn gated_activation(&self, activation: Activation, gate: &mut Rows, up: &Rows) {
+        gated_activation::run(self, activation, gate, up);
+    }
+
+    fn add(&self, x: &mut Rows, y: &Rows) {
+        add::run(self, x, y);
+    }
+
+    fn logits(&self, x: &Rows, rows: &[u32], norm: &NormWeight, head: &Dense, out: &mut Rows) {
+        logits::run(self, x, rows, norm, head, out);
+    }
+}

@@ -1,0 +1,220 @@
+//! Activations and the KV cache in main memory.
+
+use crate::aligned::Aligned;
+use crate::{KernelError, KvShape, PAGE_LEN};
+
+/// Float activations `[rows, cols]`, row-major, first value on a cache line.
+pub struct Rows {
+    data: Aligned<f32>,
+    capacity: usize,
+    rows: usize,
+    cols: usize,
+}
+
+impl Rows {
+    pub(crate) fn new(capacity: usize, cols: usize) -> Result<Rows, KernelError> {
+        let len = capacity.checked_mul(cols).unwrap_or(usize::MAX);
+        Ok(Rows { data: Aligned::zeroed("float activations", len)?, capacity, rows: 0, cols })
+    }
+
+    /// Values per row.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Current number of rows.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// True when there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Sets the number of rows; their values are whatever stood there before.
+    ///
+    /// # Panics
+    /// If the capacity does not suffice.
+    pub fn set_len(&mut self, rows: usize) {
+        assert!(rows <= self.capacity, "{rows} rows in a buffer for {}", self.capacity);
+        self.rows = rows;
+    }
+
+    /// Row `row`.
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.data()[row * self.cols..(row + 1) * self.cols]
+    }
+
+    /// Row `row`, to be written.
+    pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        let cols = self.cols;
+        &mut self.data_mut()[row * cols..(row + 1) * cols]
+    }
+
+    /// The current rows, one after the other.
+    pub fn data(&self) -> &[f32] {
+        &self.data[..self.rows * self.cols]
+    }
+
+    /// The current rows, to be written.
+    pub fn data_mut(&mut self) -> &mut [f32] {
+        &mut self.data[..self.rows * self.cols]
+    }
+}
+
+/// Columns in a unit of the int8 layout: two blocks of the weight layout, one 64-byte load of weights.
+pub(crate) const UNIT: usize = 256;
+/// Columns that share one entry of [`Quantized::sums`].
+pub(crate) const SUM_LEN: usize = 32;
+
+/// int8 activations `[rows, cols]` with one scale per row.
+///
+/// Columns are permuted so that one 64-byte load meets one shift of a 64-byte load of weights: in each unit of 256
+/// columns, column `128 b + 32 j + p` (`b` in 0..2, `j` in 0..4, `p` in 0..32) stands at `64 j + 32 b + p`. Rows are
+/// padded with zeros to whole units.
+pub struct Quantized {
+    data: Aligned<i8>,
+    scales: Vec<f32>,
+    sums: Vec<i32>,
+    capacity: usize,
+    rows: usize,
+    cols: usize,
+}
+
+/// Where column `col` stands in a row of [`Quantized`].
+pub(crate) fn position(col: usize) -> usize {
+    let (unit, rest) = (col / UNIT, col % UNIT);
+    let (block, chunk, byte) = (rest / 128, rest % 128 / 32, rest % 32);
+    unit * UNIT + chunk * 64 + block * 32 + byte
+}
+
+/// One row of [`Quantized`].
+#[derive(Clone, Copy)]
+pub(crate) struct QuantizedRow<'a> {
+    /// The codes, permuted and padded.
+    pub(crate) codes: &'a [i8],
+    /// Code = value × scale.
+    pub(crate) scale: f32,
+    /// Sum of each 32 consecutive columns' codes.
+    pub(crate) sums: &'a [i32],
+}
+
+impl Quantized {
+    pub(crate) fn new(capacity: usize, cols: usize) -> Result<Quantized, KernelError> {
+        let stride = cols.checked_next_multiple_of(UNIT).unwrap_or(usize::MAX);
+        let data = Aligned::zeroed("int8 activations", capacity.checked_mul(stride).unwrap_or(usize::MAX))?;
+        let scales = vec![0.0; capacity]; // small beside `data`
+        let sums = vec![0; capacity * stride / SUM_LEN];
+        Ok(Quantized { data, scales, sums, capacity, rows: 0, cols })
+    }
+
+    /// Values per row.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Current number of rows.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// True when there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Scale of row `row`: code = value × scale.
+    pub fn scale(&self, row: usize) -> f32 {
+        self.scales[..self.rows][row]
+    }
+
+    /// int8 code of column `col` in row `row`.
+    pub fn code(&self, row: usize, col: usize) -> i8 {
+        assert!(col < self.cols, "column {col} of {}", self.cols);
+        self.row(row).codes[position(col)]
+    }
+
+    pub(crate) fn set_len(&mut self, rows: usize) {
+        assert!(rows <= self.capacity, "{rows} rows in a buffer for {}", self.capacity);
+        self.rows = rows;
+    }
+
+    pub(crate) fn stride(&self) -> usize {
+        self.cols.next_multiple_of(UNIT)
+    }
+
+    pub(crate) fn row(&self, row: usize) -> QuantizedRow<'_> {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        let stride = self.stride();
+        let sums = stride / SUM_LEN;
+        QuantizedRow {
+            codes: &self.data[row * stride..(row + 1) * stride],
+            scale: self.scales[row],
+            sums: &self.sums[row * sums..(row + 1) * sums],
+        }
+    }
+
+    /// Codes, scales and sums of the current rows, to be written.
+    pub(crate) fn parts_mut(&mut self) -> (&mut [i8], &mut [f32], &mut [i32]) {
+        let stride = self.stride();
+        (
+            &mut self.data[..self.rows * stride],
+            &mut self.scales[..self.rows],
+            &mut self.sums[..self.rows * stride / SUM_LEN],
+        )
+    }
+}
+
+/// The paged keys and values of all layers, in f32. The keys `[PAGE_LEN, head_dim]` and then the values
+/// `[PAGE_LEN, head_dim]` of one (layer, page, head) follow each other in memory.
+pub struct Kv {
+    data: Aligned<f32>,
+    shape: KvShape,
+}
+
+impl Kv {
+    pub(crate) fn new(shape: KvShape) -> Result<Kv, KernelError> {
+        let len = [shape.pages, shape.kv_heads, 2, PAGE_LEN, shape.head_dim]
+            .into_iter()
+            .try_fold(shape.layers, usize::checked_mul)
+            .unwrap_or(usize::MAX);
+        Ok(Kv { data: Aligned::zeroed("the KV cache", len)?, shape })
+    }
+
+    /// Size of the cache.
+    pub fn shape(&self) -> KvShape {
+        self.shape
+    }
+
+    fn index(&self, layer: usize, page: u32, head: usize) -> usize {
+        let KvShape { layers, kv_heads, head_dim, pages } = self.shape;
+        let page = page as usize;
+        assert!(layer < layers && page < pages && head < kv_heads, "outside of the KV cache");
+        ((layer * pages + page) * kv_heads + head) * 2 * PAGE_LEN * head_dim
+    }
+
+    /// Keys and values, each `[PAGE_LEN, head_dim]`, of one head in one page.
+    pub(crate) fn head(&self, layer: usize, page: u32, head: usize) -> (&[f32], &[f32]) {
+        let len = PAGE_LEN * self.shape.head_dim;
+        self.data[self.index(layer, page, head)..][..2 * len].split_at(len)
+    }
+
+    /// Keys and values of one head in one page, to be written.
+    pub(crate) fn head_mut(&mut self, layer: usize, page: u32, head: usize) -> (&mut [f32], &mut [f32]) {
+        let len = PAGE_LEN * self.shape.head_dim;
+        let start = self.index(layer, page, head);
+        self.data[start..][..2 * len].split_at_mut(len)
+    }
+
+    pub(crate) fn copy_page(&mut self, from: u32, to: u32) {
+        let len = self.shape.kv_heads * 2 * PAGE_LEN * self.shape.head_dim;
+        if len == 0 {
+            return;
+        }
+        for layer in 0..self.shape.layers {
+            let (from, to) = (self.index(layer, from, 0), self.index(layer, to, 0));
+            self.data.copy_within(from..from + len, to);
+        }
+    }
+}

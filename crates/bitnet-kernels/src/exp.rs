@@ -1,0 +1,1 @@
+//! Our own `exp`: the same bits in every tier.

@@ -1,0 +1,91 @@
+//! Instruction-set tiers of the CPU backend.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::KernelError;
+
+/// An instruction-set tier. All tiers give the same bits; they differ in speed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// Plain Rust: the oracle, and the tier for processors that have nothing better.
+    Scalar,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI, besides all of [`Isa::Avx2`].
+    Avx512Vnni,
+}
+
+impl Isa {
+    /// Every tier, best first.
+    pub const ALL: [Isa; 3] = [Isa::Avx512Vnni, Isa::Avx2, Isa::Scalar];
+
+    /// The name used on the command line and in `BITNET_ISA`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512Vnni => "avx512vnni",
+        }
+    }
+
+    /// Whether processor and operating system support this tier.
+    #[cfg(target_arch = "x86_64")]
+    pub fn is_available(self) -> bool {
+        let avx2 =
+            || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        match self {
+            Isa::Scalar => true,
+            Isa::Avx2 => avx2(),
+            Isa::Avx512Vnni => {
+                avx2()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+        }
+    }
+
+    /// Whether processor and operating system support this tier.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn is_available(self) -> bool {
+        self == Isa::Scalar
+    }
+
+    /// The usable tiers, best first. Never empty: [`Isa::Scalar`] runs everywhere.
+    pub fn available() -> Vec<Isa> {
+        Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect()
+    }
+
+    /// The best usable tier.
+    pub fn best() -> Isa {
+        Isa::ALL.into_iter().find(|isa| isa.is_available()).unwrap_or(Isa::Scalar)
+    }
+
+    /// This tier, or an error that names the usable ones.
+    pub(crate) fn require(self) -> Result<Isa, KernelError> {
+        if self.is_available() { Ok(self) } else { Err(unavailable(self.name())) }
+    }
+}
+
+fn unavailable(wanted: &str) -> KernelError {
+    let available: Vec<_> = Isa::available().into_iter().map(Isa::name).collect();
+    KernelError::Isa { wanted: wanted.to_owned(), available: available.join(", ") }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Isa {
+    type Err = KernelError;
+
+    /// Parses a tier's name; whether this machine has the tier is decided by [`Cpu::new`](crate::Cpu::new).
+    fn from_str(name: &str) -> Result<Isa, KernelError> {
+        Isa::ALL.into_iter().find(|isa| isa.name() == name).ok_or_else(|| unavailable(name))
+    }
+}

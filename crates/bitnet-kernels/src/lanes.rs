@@ -1,0 +1,1 @@
+//! Sixteen virtual lanes: the reduction order of all float sums.

@@ -1,0 +1,373 @@
+//! A pool of worker threads for fork-join loops of microseconds.
+//!
+//! A verb of a decode step takes 5 to 500 µs, so a call must cost little: nothing is allocated, and workers spin a
+//! moment for the next call before they sleep. The caller works too, and parts are claimed one by one, so a worker
+//! that the operating system has put aside delays nobody as long as it has not claimed a part.
+//!
+//! What a part computes never depends on which thread runs it or on how many threads there are.
+
+#![allow(unsafe_code)]
+
+use std::any::Any;
+use std::cell::{Cell, UnsafeCell};
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::Rows;
+
+/// Turns of the spin loop before a thread sleeps: some 30 µs.
+const SPINS: u32 = 1000;
+/// Columns of f32 results in two cache lines: threads never write to the same pair of lines.
+pub(crate) const COLUMN_STEP: usize = 32;
+/// Output matrices that one pass over the pool serves; more are done in several passes.
+const MATRICES: usize = 4;
+
+thread_local! {
+    /// True inside a part: a nested call runs on the spot.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The call in progress.
+#[derive(Clone, Copy)]
+struct Job {
+    body: *const (dyn Fn(usize) + Sync),
+    parts: usize,
+}
+
+struct Shared {
+    /// Epoch in the upper half, [`OPEN`], number of workers that joined this epoch in the lower bits.
+    state: AtomicU64,
+    job: UnsafeCell<Option<Job>>,
+    next_part: AtomicUsize,
+    /// Workers that joined and have left again.
+    left: AtomicUsize,
+    stop: AtomicBool,
+    sleeping: AtomicUsize,
+    caller_sleeps: AtomicBool,
+    lock: Mutex<()>,
+    wake_workers: Condvar,
+    wake_caller: Condvar,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+/// Set while workers may join.
+const OPEN: u64 = 1 << 31;
+const JOINED: u64 = OPEN - 1;
+
+// SAFETY: `job` is written only by the caller that holds `Pool::turn`, before it opens the epoch (release) and after
+// all joined workers have left; workers read it only after joining an open epoch (acquire).
+unsafe impl Sync for Shared {}
+// SAFETY: the raw pointer in `job` is only dereferenced while the caller keeps the closure alive (see `Pool::run`).
+unsafe impl Send for Shared {}
+
+impl Shared {
+    fn work(&self, job: Job) {
+        let was_inside = INSIDE.replace(true);
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            loop {
+                let part = self.next_part.fetch_add(1, Ordering::Relaxed);
+                if part >= job.parts {
+                    return;
+                }
+                // SAFETY: `run` returns only after every thread that joined its epoch has left this function, so the
+                // closure that it borrows is alive.
+                unsafe { (*job.body)(part) };
+            }
+        }));
+        INSIDE.set(was_inside);
+        if let Err(payload) = result {
+            self.next_part.store(job.parts, Ordering::Relaxed); // the rest is pointless
+            self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn worker(&self) {
+        let mut seen = 0;
+        loop {
+            let state = self.wait_for_work(seen);
+            if self.stop.load(Ordering::Acquire) {
+                return;
+            }
+            if self.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                continue;
+            }
+            seen = state >> 32;
+            // SAFETY: joined an open epoch, see `impl Sync`.
+            if let Some(job) = unsafe { *self.job.get() } {
+                self.work(job);
+            }
+            self.left.fetch_add(1, Ordering::SeqCst);
+            if self.caller_sleeps.load(Ordering::SeqCst) {
+                let _guard = self.lock();
+                self.wake_caller.notify_all();
+            }
+        }
+    }
+
+    /// Returns an open state of an epoch other than `seen`, or any state when the pool ends.
+    fn wait_for_work(&self, seen: u64) -> u64 {
+        let ready = |state: u64| (state & OPEN != 0 && state >> 32 != seen) || self.stop.load(Ordering::Acquire);
+        for _ in 0..SPINS {
+            let state = self.state.load(Ordering::Acquire);
+            if ready(state) {
+                return state;
+            }
+            std::hint::spin_loop();
+        }
+        let mut guard = self.lock();
+        self.sleeping.fetch_add(1, Ordering::SeqCst);
+        let state = loop {
+            let state = self.state.load(Ordering::SeqCst);
+            if ready(state) {
+                break state;
+            }
+            guard = self.wake_workers.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        };
+        self.sleeping.fetch_sub(1, Ordering::SeqCst);
+        state
+    }
+}
+
+/// A fork-join pool. Dropping it ends the workers.
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    turn: Mutex<()>,
+}
+
+impl Pool {
+    /// A pool of `threads` threads, the caller included.
+    pub(crate) fn new(threads: usize) -> std::io::Result<Pool> {
+        let shared = Arc::new(Shared {
+            state: AtomicU64::new(0),
+            job: UnsafeCell::new(None),
+            next_part: AtomicUsize::new(0),
+            left: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            sleeping: AtomicUsize::new(0),
+            caller_sleeps: AtomicBool::new(false),
+            lock: Mutex::new(()),
+            wake_workers: Condvar::new(),
+            wake_caller: Condvar::new(),
+            panic: Mutex::new(None),
+        });
+        let mut pool = Pool { shared, workers: Vec::new(), turn: Mutex::new(()) };
+        for index in 1..threads {
+            let shared = Arc::clone(&pool.shared);
+            let worker = std::thread::Builder::new().name(format!("bitnet-{index}")).spawn(move || shared.worker())?;
+            pool.workers.push(worker);
+        }
+        Ok(pool)
+    }
+
+    /// Threads that work on a call, the caller included.
+    pub(crate) fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `body(0)`, …, `body(parts - 1)`, each once, in any order and on any thread; returns when all are done.
+    /// A panic in a part is passed on.
+    pub(crate) fn run(&self, parts: usize, body: impl Fn(usize) + Sync) {
+        if parts <= 1 || self.workers.is_empty() || INSIDE.get() {
+            for part in 0..parts {
+                body(part);
+            }
+            return;
+        }
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = &*self.shared;
+        let body: &(dyn Fn(usize) + Sync) = &body;
+        // SAFETY: only forgets the lifetime; no thread uses the pointer after this function returns (see below).
+        let body = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(body) };
+        let job = Job { body, parts };
+        // SAFETY: the previous epoch is closed and its workers have left; nobody else holds `turn`.
+        unsafe { *shared.job.get() = Some(job) };
+        shared.next_part.store(0, Ordering::Relaxed);
+        shared.left.store(0, Ordering::Relaxed);
+        let epoch = (shared.state.load(Ordering::Relaxed) >> 32).wrapping_add(1) as u32;
+        shared.state.store(u64::from(epoch) << 32 | OPEN, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        if shared.sleeping.load(Ordering::SeqCst) > 0 {
+            let _guard = shared.lock();
+            shared.wake_workers.notify_all();
+        }
+        shared.work(job); // never unwinds
+        // All parts are claimed: let nobody join any more, and wait for those who did.
+        let joined = (shared.state.fetch_and(!OPEN, Ordering::AcqRel) & JOINED) as usize;
+        let all_left = || shared.left.load(Ordering::SeqCst) == joined;
+        let mut spins = 0;
+        while !all_left() {
+            if spins < SPINS {
+                spins += 1;
+                std::hint::spin_loop();
+                continue;
+            }
+            let mut guard = shared.lock();
+            shared.caller_sleeps.store(true, Ordering::SeqCst);
+            while !all_left() {
+                guard = shared.wake_caller.wait(guard).unwrap_or_else(PoisonError::into_inner);
+            }
+            shared.caller_sleeps.store(false, Ordering::SeqCst);
+        }
+        let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(payload) = panic {
+            drop(_turn);
+            resume_unwind(payload);
+        }
+    }
+
+    /// Cuts `data` into chunks of `len` (the last may be shorter) and calls `body(index, chunk)` for each; `grain`
+    /// chunks at a time go to a thread.
+    pub(crate) fn chunks<T: Send>(
+        &self,
+        data: &mut [T],
+        len: usize,
+        grain: usize,
+        body: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        let chunks = data.len().div_ceil(len.max(1));
+        let grain = grain.max(1);
+        let data = Disjoint::new(data);
+        self.run(chunks.div_ceil(grain), |part| {
+            for chunk in part * grain..((part + 1) * grain).min(chunks) {
+                // SAFETY: each chunk belongs to one part, and the chunks do not overlap.
+                body(chunk, unsafe { data.slice(chunk * len..((chunk + 1) * len).min(data.len)) });
+            }
+        });
+    }
+
+    /// Calls `body(index, a_row, b_row, c_row)` for `rows` rows of three arrays with row lengths `a.1`, `b.1`, `c.1`;
+    /// `grain` rows at a time go to a thread.
+    pub(crate) fn zip_rows<A: Send, B: Send, C: Send>(
+        &self,
+        rows: usize,
+        grain: usize,
+        a: (&mut [A], usize),
+        b: (&mut [B], usize),
+        c: (&mut [C], usize),
+        body: impl Fn(usize, &mut [A], &mut [B], &mut [C]) + Sync,
+    ) {
+        let ((a, a_len), (b, b_len), (c, c_len)) = (a, b, c);
+        let (a, b, c) = (Disjoint::new(a), Disjoint::new(b), Disjoint::new(c));
+        let grain = grain.max(1);
+        self.run(rows.div_ceil(grain), |part| {
+            for row in part * grain..((part + 1) * grain).min(rows) {
+                // SAFETY: each row belongs to one part, and the rows of an array do not overlap.
+                let (a, b, c) = unsafe {
+                    (
+                        a.slice(row * a_len..(row + 1) * a_len),
+                        b.slice(row * b_len..(row + 1) * b_len),
+                        c.slice(row * c_len..(row + 1) * c_len),
+                    )
+                };
+                body(row, a, b, c);
+            }
+        });
+    }
+
+    /// Splits the columns of all `outs` among the threads: every column range of every matrix goes to one call of
+    /// `body(matrix, tile)`, which may write these columns of all rows. Ranges start at multiples of [`COLUMN_STEP`]
+    /// and are about `grain` columns wide.
+    pub(crate) fn columns(&self, outs: &mut [&mut Rows], grain: usize, body: impl Fn(usize, ColumnTile<'_>) + Sync) {
+        let grain = grain.max(1).next_multiple_of(COLUMN_STEP);
+        for (pass, outs) in outs.chunks_mut(MATRICES).enumerate() {
+            let count = outs.len();
+            let mut ends = [0; MATRICES]; // running totals of the parts of each matrix
+            let mut targets: [Option<Target<'_>>; MATRICES] = [const { None }; MATRICES];
+            let mut total = 0;
+            for (i, out) in outs.iter_mut().enumerate() {
+                let (rows, cols) = (out.len(), out.cols());
+                total += cols.div_ceil(grain);
+                ends[i] = total;
+                targets[i] = Some(Target { data: Disjoint::new(out.data_mut()), rows, cols });
+            }
+            self.run(total, |part| {
+                let matrix = ends[..count].partition_point(|&end| end <= part);
+                let first = part - if matrix == 0 { 0 } else { ends[matrix - 1] };
+                if let Some(target) = &targets[matrix] {
+                    let columns = first * grain..((first + 1) * grain).min(target.cols);
+                    body(pass * MATRICES + matrix, ColumnTile { target, columns });
+                }
+            });
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        {
+            let _guard = self.shared.lock();
+            self.shared.stop.store(true, Ordering::SeqCst);
+            self.shared.wake_workers.notify_all();
+        }
+        for worker in self.workers.drain(..) {
+            let _ = worker.join(); // a worker does not panic: parts are caught
+        }
+    }
+}
+
+/// A slice of which several threads write disjoint pieces.
+struct Disjoint<'a, T> {
+    start: *mut T,
+    len: usize,
+    borrow: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: pieces are handed out as `&mut [T]` to other threads, hence `T: Send`; that they are disjoint is the duty
+// of the callers of `slice`.
+unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
+
+impl<'a, T> Disjoint<'a, T> {
+    fn new(data: &'a mut [T]) -> Self {
+        Disjoint { start: data.as_mut_ptr(), len: data.len(), borrow: PhantomData }
+    }
+
+    /// # Safety
+    /// No two living slices may overlap.
+    #[allow(clippy::mut_from_ref)] // that is the point; see the contract
+    unsafe fn slice(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len, "piece outside of the slice");
+        // SAFETY: in bounds by the assertion, borrowed for `'a`, and exclusive by contract.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}
+
+struct Target<'a> {
+    data: Disjoint<'a, f32>,
+    rows: usize,
+    cols: usize,
+}
+
+/// A range of columns of an output matrix, exclusively borrowed.
+pub(crate) struct ColumnTile<'a> {
+    target: &'a Target<'a>,
+    columns: Range<usize>,
+}
+
+impl ColumnTile<'_> {
+    /// The columns of this tile.
+    pub(crate) fn columns(&self) -> Range<usize> {
+        self.columns.clone()
+    }
+
+    /// Rows of the matrix.
+    pub(crate) fn rows(&self) -> usize {
+        self.target.rows
+    }
+
+    /// This tile's part of row `row`: one value per column of [`columns`](Self::columns).
+    pub(crate) fn row(&mut self, row: usize) -> &mut [f32] {
+        let start = row * self.target.cols;
+        // SAFETY: `Pool::columns` makes one tile per column range, so no other tile holds these elements, and
+        // `&mut self` keeps this tile from handing out two rows at a time.
+        unsafe { self.target.data.slice(start + self.columns.start..start + self.columns.end) }
+    }
+}
