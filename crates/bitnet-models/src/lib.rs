@@ -1,14 +1,16 @@
 //! What a network is: its [`Config`], its weights, one [`forward`](Model::forward) over the backend verbs, the
 //! [`Tokenizer`], the [`ChatTemplate`], and a catalogue of published models with their known quirks.
 
+pub mod catalogue;
 mod chat;
 mod config;
 mod error;
 mod model;
+pub mod names;
 mod tokenizer;
 
 pub use chat::{ChatTemplate, Message};
-pub use config::{Activations, Config, Pooling};
+pub use config::{Activations, Config, Pooling, ProjectionForm, RopeScaling, Sliding};
 pub use error::ModelError;
 pub use model::{LoadOptions, MemoryPlan, Model, State, StateShape};
 pub use tokenizer::{DecodeStream, Encoding, Tokenizer};
