@@ -52,8 +52,9 @@ pub enum DenseFormat {
     Q4K,
     /// 256 values: 16 sub-blocks of 6-bit values.
     Q6K,
-    /// Ternary codes as in [`TernaryWeights`] with one scale for the matrix, multiplied with *float* activations
-    /// (models trained without activation quantisation, such as TriLM).
+    /// Ternary codes as in [`TernaryWeights`], then one scale for the matrix as little-endian f32: the head of an I2_S
+    /// tensor as it lies in the file. Multiplied with *float* activations (models trained without activation
+    /// quantisation, such as TriLM). Code 3 and a scale that is not finite and above zero are refused.
     Ternary,
 }
 
