@@ -11,7 +11,8 @@ pub enum Prompt {
     Ids(Vec<u32>),
 }
 
-/// The sampler chain, applied in the order of the fields. Defaults are neutral except where stated.
+/// The sampler chain, applied in the order of the fields: temperature comes last, after the filters. The default is
+/// top-k 40, top-p 0.95 and temperature 0.8; everything else is off.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
     /// Added to the logits of single tokens.
@@ -30,6 +31,8 @@ pub struct Sampling {
     pub dry_base: f32,
     /// DRY: repeats up to this length are free (default 2).
     pub dry_allowed_length: usize,
+    /// Bans tokens that would complete an n-gram of this length that already occurred. 0 = off.
+    pub no_repeat_ngram: usize,
     /// Keeps the k most probable tokens. 0 = off.
     pub top_k: usize,
     /// Locally typical sampling. 1 = off.
@@ -38,6 +41,10 @@ pub struct Sampling {
     pub top_p: f32,
     /// Keeps tokens with `p >= min_p * max p`. 0 = off.
     pub min_p: f32,
+    /// Keeps tokens with at least this probability. 0 = off.
+    pub epsilon_cutoff: f32,
+    /// Eta sampling: as epsilon, but lower where the distribution is flat. 0 = off.
+    pub eta_cutoff: f32,
     /// XTC: chance per step to remove all but the least probable of the tokens above `xtc_threshold`. 0 = off.
     pub xtc_probability: f32,
     /// XTC threshold (default 0.1).
@@ -59,10 +66,13 @@ impl Default for Sampling {
             dry_multiplier: 0.0,
             dry_base: 1.75,
             dry_allowed_length: 2,
+            no_repeat_ngram: 0,
             top_k: 40,
             typical_p: 1.0,
             top_p: 0.95,
             min_p: 0.0,
+            epsilon_cutoff: 0.0,
+            eta_cutoff: 0.0,
             xtc_probability: 0.0,
             xtc_threshold: 0.1,
             temperature: 0.8,

@@ -1,0 +1,95 @@
+//! Steps that change logits of tokens because of what came before.
+
+use super::Candidates;
+
+/// Factors against repeating tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Penalties {
+    /// Positive logits of seen tokens are divided by it, negative ones multiplied. 1 = off.
+    pub repetition: f64,
+    /// Subtracted once per occurrence. 0 = off.
+    pub frequency: f64,
+    /// Subtracted once if the token occurred. 0 = off.
+    pub presence: f64,
+}
+
+impl Penalties {
+    /// No effect.
+    pub const OFF: Penalties = Penalties { repetition: 1.0, frequency: 0.0, presence: 0.0 };
+}
+
+impl Candidates {
+    /// Adds `bias` to the logit of a token; negative infinity bans it.
+    pub fn bias(&mut self, id: u32, bias: f64) {
+        if let Some(c) = self.find(id) {
+            c.logit += bias;
+        }
+        if bias == f64::NEG_INFINITY {
+            self.list.retain(|c| c.id != id);
+        }
+    }
+
+    /// Repetition penalty (Keskar et al. 2019), then frequency and presence penalty (as the OpenAI API defines them),
+    /// once for every distinct token of `history`.
+    pub fn penalize(&mut self, history: &[u32], penalties: Penalties) {
+        if penalties == Penalties::OFF {
+            return;
+        }
+        for &id in history {
+            if let Some(count) = self.counts.get_mut(id as usize) {
+                *count += 1;
+            }
+        }
+        for &id in history {
+            let count = match self.counts.get_mut(id as usize) {
+                Some(count) if *count > 0 => std::mem::take(count),
+                _ => continue, // already done
+            };
+            if let Some(c) = self.find(id) {
+                let factor = penalties.repetition;
+                let logit = if c.logit < 0.0 { c.logit * factor } else { c.logit / factor };
+                c.logit = logit - penalties.frequency * f64::from(count) - penalties.presence;
+            }
+        }
+    }
+
+    /// Bans every token that would complete an n-gram that `history` already holds.
+    pub fn no_repeat_ngram(&mut self, history: &[u32], n: usize) {
+        if n == 0 || history.len() < n {
+            return;
+        }
+        let tail = &history[history.len() - (n - 1)..];
+        for ngram in history.windows(n) {
+            if &ngram[..n - 1] == tail {
+                if let Some(c) = self.find(ngram[n - 1]) {
+                    c.logit = f64::NEG_INFINITY;
+                }
+            }
+        }
+        self.list.retain(|c| c.logit > f64::NEG_INFINITY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_penalty_counts_each_distinct_token_once() {
+        let mut c = Candidates::new(4);
+        c.fill([2.0, -2.0, 1.0, 0.5]);
+        c.penalize(&[0, 1, 1, 9], Penalties { repetition: 2.0, frequency: 0.25, presence: 0.5 });
+        let logits: Vec<f64> = c.list().iter().map(|c| c.logit).collect();
+        assert_eq!(logits, [2.0 / 2.0 - 0.25 - 0.5, -2.0 * 2.0 - 0.5 - 0.5, 1.0, 0.5]);
+        assert!(c.counts.iter().all(|&n| n == 0));
+    }
+
+    #[test]
+    fn an_infinite_bias_bans() {
+        let mut c = Candidates::new(3);
+        c.fill([1.0, 5.0, 2.0]);
+        c.bias(1, f64::NEG_INFINITY);
+        c.bias(2, -3.0);
+        assert_eq!(c.list().iter().map(|c| (c.id, c.logit)).collect::<Vec<_>>(), [(0, 1.0), (2, -1.0)]);
+    }
+}
