@@ -50,3 +50,17 @@ pub enum FormatError {
         reason: String,
     },
 }
+
+impl FormatError {
+    pub(crate) fn container(file: &str, reason: impl Into<String>) -> Self {
+        Self::Container { file: file.to_owned(), reason: reason.into() }
+    }
+
+    pub(crate) fn tensor(file: &str, tensor: &str, reason: impl Into<String>) -> Self {
+        Self::Tensor { file: file.to_owned(), tensor: tensor.to_owned(), reason: reason.into() }
+    }
+
+    pub(crate) fn metadata(file: &str, key: &str, reason: impl Into<String>) -> Self {
+        Self::Metadata { file: file.to_owned(), key: key.to_owned(), reason: reason.into() }
+    }
+}

@@ -4,6 +4,8 @@
 //! and hands out [`Tensor`]s whose bytes lie in the memory map. [`Encoding`] turns bytes into numbers and back.
 //! This crate knows no network and no processor feature.
 
+#![deny(unsafe_code)]
+
 mod checkpoint;
 mod encoding;
 mod error;
@@ -13,7 +15,7 @@ mod map;
 pub mod safetensors;
 mod tensor;
 
-pub use checkpoint::{Checkpoint, Source};
+pub use checkpoint::{Checkpoint, OpenOptions, Source};
 pub use encoding::{Encoding, I2sLayout, Scales, Ternary, TileParams};
 pub use error::FormatError;
 pub use tensor::Tensor;
