@@ -18,7 +18,7 @@ pub(super) fn byte_len(layout: I2sLayout, rows: usize, cols: usize) -> Result<us
         I2sLayout::Arm if elements % 64 != 0 => {
             Err(encoding.error(format!("{rows} x {cols} elements are not a multiple of its blocks of 64; {advice}")))
         }
-        I2sLayout::Rows4 if rows % 4 != 0 => {
+        I2sLayout::Rows4 if !rows.is_multiple_of(4) => {
             Err(encoding.error(format!("{rows} rows are not a multiple of the 4 that are interleaved; {advice}")))
         }
         _ => Ok(elements / 4 + TAIL),

@@ -117,7 +117,7 @@ impl Encoding {
             Encoding::Tl2(tile) => return tile::Tl2::new(tile, rows, cols).map(|t| t.byte_len()),
             Encoding::HfPacked => return rows.div_ceil(4).checked_mul(cols).ok_or_else(too_large),
         };
-        if cols % block != 0 {
+        if !cols.is_multiple_of(block) {
             let advice = if self.is_ternary() {
                 "; I2_S (columns in multiples of 128) or Q2_0 (multiples of 64) may fit, F16 always does"
             } else {

@@ -37,7 +37,7 @@ impl Ternary {
     /// A row of fewer than 32 columns is not taken for a group: of a few values anything is ternary.
     pub fn detect(weights: &[f32], rows: usize, cols: usize) -> Option<Ternary> {
         let lens = [Some(weights.len()), (cols >= 32).then_some(cols)];
-        let blocks = [128, 64].map(|len| (cols > len && cols % len == 0).then_some(len));
+        let blocks = [128, 64].map(|len| (cols > len && cols.is_multiple_of(len)).then_some(len));
         lens.into_iter()
             .chain(blocks)
             .flatten()

@@ -76,8 +76,8 @@ impl Tl1 {
         let by = 256 / bm;
         check(bm_tile > 0 && bm_tile % bm == 0, "BM must be a multiple of bm")?;
         check(bk_tile > 0 && bk_tile % by == 0, "BK must be a multiple of 256 / bm")?;
-        check(rows % bm_tile == 0, "the rows must be a multiple of BM")?;
-        check(cols % bk_tile == 0, "the columns must be a multiple of BK")?;
+        check(rows.is_multiple_of(bm_tile), "the rows must be a multiple of BM")?;
+        check(cols.is_multiple_of(bk_tile), "the columns must be a multiple of BK")?;
         check(rows.checked_mul(cols).is_some(), "the matrix is too large")?;
         Ok(Tl1 { encoding, rows, cols, bm_tile, bk_tile, bm, by })
     }
@@ -141,8 +141,8 @@ impl Tl2 {
         check(params.bm == 32, "bm must be 32")?;
         check(bm_tile > 0 && bm_tile % 32 == 0, "BM must be a multiple of 32")?;
         check(bk_tile > 0 && bk_tile % 24 == 0, "BK must be a multiple of 24")?;
-        check(rows % bm_tile == 0, "the rows must be a multiple of BM")?;
-        check(cols % bk_tile % 32 == 0, "the columns beyond whole BK must be a multiple of 32")?;
+        check(rows.is_multiple_of(bm_tile), "the rows must be a multiple of BM")?;
+        check((cols % bk_tile).is_multiple_of(32), "the columns beyond whole BK must be a multiple of 32")?;
         check(cols >= 256, "there must be at least 256 columns")?;
         let triple_cols = cols - cols % bk_tile;
         // The writer's size, as it computes it: as if 256 columns were in pairs.

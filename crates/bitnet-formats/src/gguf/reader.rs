@@ -102,7 +102,7 @@ fn place(
     let mut spans = vec![0; infos.len()];
     for (place, &i) in order.iter().enumerate() {
         let info = &infos[i];
-        if info.offset % alignment != 0 {
+        if !info.offset.is_multiple_of(alignment) {
             return Err(error(info, format!("offset {} is not a multiple of the alignment {alignment}", info.offset)));
         }
         let Some(rest) = data_len.checked_sub(info.offset) else {

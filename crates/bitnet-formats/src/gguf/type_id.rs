@@ -129,7 +129,7 @@ pub(super) fn tl2_or_mxfp4(
 ) -> Result<Encoding, String> {
     // The size of TL2 does not depend on the parameters' values, only on the shape (formats.md §2.3).
     let tl2 = tl2_len(rows, cols);
-    let mxfp4 = (cols % 32 == 0).then(|| (rows as u64).checked_mul(cols as u64 / 32)?.checked_mul(17)).flatten();
+    let mxfp4 = cols.is_multiple_of(32).then(|| (rows as u64).checked_mul(cols as u64 / 32)?.checked_mul(17)).flatten();
     match (fills(tl2, span, alignment), fills(mxfp4, span, alignment)) {
         (true, false) => params.map(Encoding::Tl2).ok_or_else(|| needs_params("39 (TL2)", rows, cols)),
         (false, true) => Err("type 39 is MXFP4 by its size, which is not supported; convert the original model to \
@@ -164,7 +164,7 @@ pub(super) fn q2_0(tensors: impl Iterator<Item = (usize, usize, u64)>, alignment
     for (rows, cols, span) in tensors {
         let fits = |group: u64, bytes: u64| {
             let len = (rows as u64).checked_mul(cols as u64 / group).and_then(|n| n.checked_mul(bytes));
-            cols as u64 % group == 0 && fills(len, span, alignment)
+            (cols as u64).is_multiple_of(group) && fills(len, span, alignment)
         };
         mainline &= fits(64, 18);
         legacy &= fits(128, 34);
@@ -215,7 +215,7 @@ pub(super) fn byte_len(encoding: Encoding, rows: usize, cols: usize) -> Result<u
         }
         Encoding::HfPacked => return Err(error("not a GGUF type")),
     };
-    if cols % values != 0 {
+    if !cols.is_multiple_of(values) {
         return Err(error(&format!("the row length {cols} is not a multiple of the block of {values} values")));
     }
     rows.checked_mul(cols / values).and_then(|n| n.checked_mul(bytes)).ok_or_else(|| error("the size overflows"))
