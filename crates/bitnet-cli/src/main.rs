@@ -1,2 +1,31 @@
-//! (skeleton)
-fn main() {}
+//! `bitnet`: run, chat with, convert, inspect, verify and measure ternary language models.
+//!
+//! Standard output carries results only; notes, statistics and progress go to standard error. Exit status: 0 done,
+//! 1 error, 2 wrong usage, 130 interrupted.
+#![forbid(unsafe_code)]
+
+mod command;
+mod console;
+mod failure;
+mod interrupt;
+mod machine;
+mod model_args;
+mod numbers;
+mod sampling_args;
+mod text_input;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match command::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return failure::usage(&error),
+    };
+    let console = console::Console::new(cli.quiet);
+    console.start_log();
+    match cli.command.run(&console) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error, &console),
+    }
+}

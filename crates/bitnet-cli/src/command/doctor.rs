@@ -1,0 +1,119 @@
+//! `bitnet doctor`: what this machine offers and what will be used of it.
+
+use crate::console::Console;
+use crate::{machine, numbers};
+use bitnet::kernels::{Cpu, CpuOptions, Isa, read_bandwidth, self_test};
+use clap::Args;
+use serde_json::json;
+use std::io::{self, Write};
+
+/// Show processor, instruction sets, memory, read bandwidth and versions
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// Use at most this instruction set [default: BITNET_ISA, or the best]
+    #[arg(long, value_name = "TIER")]
+    isa: Option<Isa>,
+    /// Do not measure the read bandwidth (which takes seconds and half a GiB of memory)
+    #[arg(long)]
+    no_bandwidth: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+struct Bandwidth {
+    threads: usize,
+    bytes_per_second: f64,
+}
+
+pub(crate) fn run(args: &DoctorArgs, console: &Console) -> anyhow::Result<()> {
+    let mut options = CpuOptions::from_env()?;
+    options.isa = args.isa.or(options.isa);
+    let cpu = Cpu::new(options)?;
+    let tiers: Vec<_> = Isa::ALL.into_iter().map(|isa| (isa, isa.is_available().then(|| self_test(isa)))).collect();
+    let cores = std::thread::available_parallelism().map(usize::from).ok();
+    let mut bandwidth = Vec::new();
+    if !args.no_bandwidth {
+        let counts = thread_counts(cores.unwrap_or(1));
+        let bar = console.step_bar("measuring read bandwidth", counts.len() as u64);
+        for threads in counts {
+            bandwidth.push(Bandwidth { threads, bytes_per_second: read_bandwidth(threads) });
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+    }
+    let (total, available) = machine::memory();
+    let system = format!("{} {}", std::env::consts::OS, std::env::consts::ARCH);
+    let mut out = io::stdout().lock();
+    if args.json {
+        let tier = |(isa, test): &(Isa, Option<Result<(), _>>)| {
+            json!({
+                "name": isa.name(),
+                "available": test.is_some(),
+                "self_test": test.as_ref().map(|t| match t {
+                    Ok(()) => "passed".to_owned(),
+                    Err(error) => format!("{error}"),
+                }),
+            })
+        };
+        let report = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "system": system,
+            "processor": machine::processor(),
+            "cores": cores,
+            "memory_bytes": total,
+            "memory_available_bytes": available,
+            "page_bytes": machine::page_size(),
+            "isa": cpu.isa().name(),
+            "threads": cpu.threads(),
+            "tiers": tiers.iter().map(tier).collect::<Vec<_>>(),
+            "read_bandwidth": bandwidth
+                .iter()
+                .map(|b| json!({ "threads": b.threads, "bytes_per_second": b.bytes_per_second }))
+                .collect::<Vec<_>>(),
+        });
+        writeln!(out, "{report}")?;
+        return Ok(out.flush()?);
+    }
+    let unknown = || "not told by this system".to_owned();
+    let bytes = |n: Option<u64>| n.map_or_else(unknown, numbers::bytes);
+    writeln!(out, "bitnet        {}", env!("CARGO_PKG_VERSION"))?;
+    writeln!(out, "system        {system}")?;
+    writeln!(out, "processor     {}", machine::processor().unwrap_or_else(unknown))?;
+    writeln!(out, "cores         {}", cores.map_or_else(unknown, |n| n.to_string()))?;
+    writeln!(out, "memory        {} ({} available)", bytes(total), bytes(available))?;
+    writeln!(out, "page size     {}", bytes(machine::page_size()))?;
+    writeln!(out, "instructions  {} with {} in use", cpu.isa(), numbers::count(cpu.threads(), "thread"))?;
+    for (isa, test) in &tiers {
+        let state = match test {
+            None => "not on this machine".to_owned(),
+            Some(Ok(())) => "available, self-test passed".to_owned(),
+            Some(Err(error)) => format!("NOT USABLE: {error}"),
+        };
+        writeln!(out, "  {isa:<11} {state}")?;
+    }
+    for b in &bandwidth {
+        let threads = numbers::count(b.threads, "thread");
+        writeln!(out, "bandwidth     {} GB/s reading with {threads}", numbers::digits(b.bytes_per_second / 1e9))?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Powers of two up to the number of cores, and that number.
+fn thread_counts(cores: usize) -> Vec<usize> {
+    let mut counts: Vec<usize> = std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|&n| n < cores).collect();
+    counts.push(cores);
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::thread_counts;
+
+    #[test]
+    fn counts_end_at_the_cores() {
+        assert_eq!(thread_counts(1), [1]);
+        assert_eq!(thread_counts(2), [1, 2]);
+        assert_eq!(thread_counts(6), [1, 2, 4, 6]);
+    }
+}

@@ -1,0 +1,53 @@
+//! The commands: one file each, arguments beside the code that reads them.
+
+mod detokenize;
+mod doctor;
+mod inspect;
+mod run;
+mod tokenize;
+
+use crate::console::Console;
+use clap::{Parser, Subcommand};
+
+const ENVIRONMENT: &str = "\
+Environment:
+  BITNET_SEED           seed when --seed is not given
+  BITNET_ISA            instruction-set cap when --isa is not given: scalar, avx2, avx512vnni
+  BITNET_DETERMINISTIC  accepted; results are always deterministic
+  RAYON_NUM_THREADS     threads when --threads is not given
+  RUST_LOG              log filter (standard error), for example debug
+  NO_COLOR              no colours
+
+Exit status: 0 done, 1 error, 2 wrong usage, 130 interrupted.";
+
+/// Run, chat with, convert and measure ternary (1.58-bit, BitNet) language models
+#[derive(Debug, Parser)]
+#[command(name = "bitnet", version, after_help = ENVIRONMENT, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Print results and errors only: no notes, statistics or progress
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Run(Box<run::RunArgs>),
+    Inspect(inspect::InspectArgs),
+    Tokenize(tokenize::TokenizeArgs),
+    Detokenize(detokenize::DetokenizeArgs),
+    Doctor(doctor::DoctorArgs),
+}
+
+impl Command {
+    pub(crate) fn run(self, console: &Console) -> anyhow::Result<()> {
+        match self {
+            Command::Run(args) => run::run(&args, console),
+            Command::Inspect(args) => inspect::run(&args, console),
+            Command::Tokenize(args) => tokenize::run(&args, console),
+            Command::Detokenize(args) => detokenize::run(&args, console),
+            Command::Doctor(args) => doctor::run(&args, console),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What the operating system says about this machine. What it does not say is `None`, never a guess.
+
+use std::process::Command;
+
+/// The processor's name.
+pub(crate) fn processor() -> Option<String> {
+    if cfg!(target_os = "linux") {
+        let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+        field(&info, "model name").map(str::to_owned)
+    } else if cfg!(target_os = "macos") {
+        sysctl("machdep.cpu.brand_string")
+    } else {
+        std::env::var("PROCESSOR_IDENTIFIER").ok()
+    }
+}
+
+/// Bytes of main memory: all, and what new work can take without swapping.
+pub(crate) fn memory() -> (Option<u64>, Option<u64>) {
+    if cfg!(target_os = "linux") {
+        let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let bytes = |key| field(&info, key)?.strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024);
+        (bytes("MemTotal"), bytes("MemAvailable"))
+    } else if cfg!(target_os = "macos") {
+        (sysctl("hw.memsize").and_then(|n| n.parse().ok()), None)
+    } else {
+        (None, None)
+    }
+}
+
+/// Bytes of a memory page.
+pub(crate) fn page_size() -> Option<u64> {
+    if cfg!(target_os = "linux") {
+        // The auxiliary vector the kernel gave this process: pairs of machine words, key 6 is AT_PAGESZ.
+        const AT_PAGESZ: usize = 6;
+        const WORD: usize = size_of::<usize>();
+        let vector = std::fs::read("/proc/self/auxv").ok()?;
+        let word = |bytes: &[u8]| bytes.try_into().ok().map(usize::from_ne_bytes);
+        vector
+            .chunks_exact(2 * WORD)
+            .find(|pair| word(&pair[..WORD]) == Some(AT_PAGESZ))
+            .and_then(|pair| word(&pair[WORD..]))
+            .map(|n| n as u64)
+    } else if cfg!(target_os = "macos") {
+        sysctl("hw.pagesize").and_then(|n| n.parse().ok())
+    } else {
+        None
+    }
+}
+
+/// The first `key : value` line of a Linux information file.
+fn field<'a>(info: &'a str, key: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        (name.trim() == key).then(|| value.trim())
+    })
+}
+
+fn sysctl(name: &str) -> Option<String> {
+    let output = Command::new("sysctl").args(["-n", name]).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_linux_files() {
+        let info = "MemTotal:       24689764 kB\nMemFree: 1 kB\nmodel name\t: Some CPU @ 2 GHz\n";
+        assert_eq!(field(info, "MemTotal"), Some("24689764 kB"));
+        assert_eq!(field(info, "model name"), Some("Some CPU @ 2 GHz"));
+        assert_eq!(field(info, "Mem"), None);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn this_machine_has_pages_and_memory() {
+        assert!(page_size().is_some_and(u64::is_power_of_two));
+        let (total, available) = memory();
+        assert!(total > available && available > Some(0));
+    }
+}

@@ -1,0 +1,174 @@
+//! Which model, and how it is read and run.
+
+use crate::console::Console;
+use anyhow::Context;
+use bitnet::formats::I2sLayout;
+use bitnet::kernels::Activation;
+use bitnet::models::Activations;
+use bitnet::{Checkpoint, Engine, EngineOptions, LoadOptions, Tokenizer};
+use clap::{Args, ValueEnum};
+use std::path::{Path, PathBuf};
+
+/// The model and its tokenizer.
+#[derive(Args, Debug)]
+pub(crate) struct ModelPath {
+    /// GGUF file, Hugging Face directory or llama2.c .bin [default: the embedded story model]
+    #[arg(long, short, value_name = "PATH", help_heading = "Model")]
+    pub(crate) model: Option<PathBuf>,
+    /// Another tokenizer: tokenizer.json, SentencePiece or tiktoken file, llama2.c tok*.bin, GGUF or directory
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub(crate) tokenizer: Option<PathBuf>,
+}
+
+/// Overrides of how weights are read; the defaults follow the file.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Reading the weights (only when the file is wrong about itself)")]
+pub(crate) struct LoadArgs {
+    /// Layout of I2_S tensors
+    #[arg(long, value_name = "LAYOUT")]
+    i2s_layout: Option<LayoutArg>,
+    /// What ternary layers are fed with
+    #[arg(long, value_name = "KIND")]
+    activations: Option<ActivationsArg>,
+    /// Non-linearity of the feed-forward gate
+    #[arg(long, value_name = "NAME")]
+    activation: Option<ActivationArg>,
+    /// Direction of Hugging Face weight scales: code × scale or code / scale
+    #[arg(long, value_name = "DIRECTION")]
+    scale: Option<ScaleArg>,
+}
+
+/// Everything needed to run a model.
+#[derive(Args, Debug)]
+pub(crate) struct ModelArgs {
+    #[command(flatten)]
+    pub(crate) path: ModelPath,
+    /// Context length in tokens [default: the model's, at most 4096]
+    #[arg(long, short, value_name = "N", value_parser = positive, help_heading = "Model")]
+    pub(crate) context: Option<usize>,
+    /// Threads [default: RAYON_NUM_THREADS, or all cores]
+    #[arg(long, short, value_name = "N", value_parser = positive, help_heading = "Model")]
+    pub(crate) threads: Option<usize>,
+    /// Use at most this instruction set (see `bitnet doctor`) [default: BITNET_ISA, or the best]
+    #[arg(long, value_name = "TIER", help_heading = "Model")]
+    pub(crate) isa: Option<String>,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LayoutArg {
+    /// 128-element blocks, as published
+    X86,
+    /// 64-element blocks of ARM builds
+    Arm,
+    /// Four rows interleaved
+    Rows4,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ActivationsArg {
+    /// Per-token int8, as BitNet models are trained
+    Int8,
+    /// Floats
+    Float,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ActivationArg {
+    Relu2,
+    Silu,
+    Gelu,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum ScaleArg {
+    /// weight = code × scale
+    Direct,
+    /// weight = code / scale
+    Inverse,
+}
+
+/// A whole number above zero.
+pub(crate) fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".into()),
+        Ok(n) => Ok(n),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+impl LoadArgs {
+    pub(crate) fn options(&self) -> LoadOptions {
+        LoadOptions {
+            i2s_layout: self.i2s_layout.map(|l| match l {
+                LayoutArg::X86 => I2sLayout::X86,
+                LayoutArg::Arm => I2sLayout::Arm,
+                LayoutArg::Rows4 => I2sLayout::Rows4,
+            }),
+            activations: self.activations.map(|a| match a {
+                ActivationsArg::Int8 => Activations::Int8,
+                ActivationsArg::Float => Activations::Float,
+            }),
+            activation: self.activation.map(|a| match a {
+                ActivationArg::Relu2 => Activation::Relu2,
+                ActivationArg::Silu => Activation::Silu,
+                ActivationArg::Gelu => Activation::GeluTanh,
+            }),
+            inverse_scale: self.scale.map(|s| s == ScaleArg::Inverse),
+        }
+    }
+}
+
+impl ModelPath {
+    /// What to call the model in messages.
+    pub(crate) fn name(&self) -> String {
+        match &self.model {
+            Some(path) => path.display().to_string(),
+            None => "the embedded story model".into(),
+        }
+    }
+
+    /// Opens the model file.
+    pub(crate) fn checkpoint(&self, console: &Console) -> anyhow::Result<Checkpoint> {
+        match &self.model {
+            Some(path) => Ok(Checkpoint::open(path)?),
+            None => default_checkpoint(console),
+        }
+    }
+
+    /// The tokenizer alone: weights are not read.
+    pub(crate) fn tokenizer(&self, console: &Console) -> anyhow::Result<Tokenizer> {
+        match (&self.tokenizer, &self.model) {
+            (Some(path), _) => Ok(Tokenizer::open(path)?),
+            (None, Some(path)) => Ok(Tokenizer::open(path)?),
+            (None, None) => Ok(Tokenizer::from_checkpoint(&default_checkpoint(console)?)?),
+        }
+    }
+}
+
+impl ModelArgs {
+    pub(crate) fn options(&self) -> EngineOptions {
+        EngineOptions {
+            context: self.context,
+            threads: self.threads,
+            isa: self.isa.clone(),
+            tokenizer: self.path.tokenizer.clone(),
+            load: self.load.options(),
+            ..EngineOptions::default()
+        }
+    }
+
+    /// Loads the model.
+    pub(crate) fn engine(&self, console: &Console) -> anyhow::Result<Engine> {
+        match &self.path.model {
+            Some(path) => open_engine(path, self.options()),
+            None => Ok(Engine::from_checkpoint(&default_checkpoint(console)?, self.options())?),
+        }
+    }
+}
+
+/// Loads the model at `path`.
+pub(crate) fn open_engine(path: &Path, options: EngineOptions) -> anyhow::Result<Engine> {
+    Engine::open(path, options).with_context(|| format!("cannot load {}", path.display()))
+}
