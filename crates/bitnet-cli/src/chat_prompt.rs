@@ -1,0 +1,72 @@
+//! A conversation as the exact tokens the model sees.
+
+use anyhow::{Context, bail};
+use bitnet::models::Encoding;
+use bitnet::{ChatTemplate, Message, Tokenizer};
+use clap::Args;
+use std::path::PathBuf;
+
+/// Which chat template, and what the model is told first.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Conversation")]
+pub(crate) struct TemplateArgs {
+    /// What the model is told before the conversation
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Jinja chat template to use instead of the model's
+    #[arg(long, value_name = "FILE")]
+    template: Option<PathBuf>,
+}
+
+impl TemplateArgs {
+    /// The template given, or the model's own. `None` when it has none.
+    fn given(&self, tokenizer: &Tokenizer) -> anyhow::Result<Option<ChatTemplate>> {
+        let Some(path) = &self.template else { return Ok(None) };
+        let source = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let literal = |id: Option<u32>| id.map(|id| tokenizer.decode(&[id], true)).unwrap_or_default();
+        let (bos, eos) = (literal(tokenizer.bos()), literal(tokenizer.stop_ids().first().copied()));
+        Ok(Some(ChatTemplate::new(&source, &bos, &eos).with_context(|| path.display().to_string())?))
+    }
+}
+
+/// Renders and tokenises conversations for one model.
+pub(crate) struct ChatPrompt<'m> {
+    tokenizer: &'m Tokenizer,
+    given: Option<ChatTemplate>,
+}
+
+impl<'m> ChatPrompt<'m> {
+    pub(crate) fn new(tokenizer: &'m Tokenizer, args: &TemplateArgs) -> anyhow::Result<Self> {
+        let given = args.given(tokenizer)?;
+        if given.is_none() && tokenizer.chat_template().is_none() {
+            bail!("the model has no chat template: it was not trained to chat. Give one with --template FILE, or use `bitnet run`");
+        }
+        Ok(ChatPrompt { tokenizer, given })
+    }
+
+    /// The text of a conversation, up to where the assistant's answer begins.
+    pub(crate) fn render(&self, messages: &[Message]) -> anyhow::Result<String> {
+        let template = self.given.as_ref().or(self.tokenizer.chat_template()).context("no chat template")?;
+        Ok(template.render(messages, true)?)
+    }
+
+    /// Its tokens. The template itself writes the begin-of-sequence token where the model wants one.
+    pub(crate) fn ids(&self, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
+        Ok(self.tokenizer.encode(&self.render(messages)?, Encoding { bos: Some(false), special: true })?)
+    }
+
+    /// Refuses a text that spells one of the model's special tokens: inside a rendered conversation it would end the
+    /// turn and could pose as another speaker.
+    pub(crate) fn check(&self, text: &str) -> anyhow::Result<()> {
+        let ids = |special| self.tokenizer.encode(text, Encoding { bos: Some(false), special });
+        if ids(true)? != ids(false)? {
+            bail!("the message spells a special token of the model, which would end the turn; write it in another way");
+        }
+        Ok(())
+    }
+}
+
+/// A message.
+pub(crate) fn message(role: &str, content: impl Into<String>) -> Message {
+    Message { role: role.into(), content: content.into() }
+}
