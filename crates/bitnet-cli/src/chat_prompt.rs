@@ -39,7 +39,9 @@ impl<'m> ChatPrompt<'m> {
     pub(crate) fn new(tokenizer: &'m Tokenizer, args: &TemplateArgs) -> anyhow::Result<Self> {
         let given = args.given(tokenizer)?;
         if given.is_none() && tokenizer.chat_template().is_none() {
-            bail!("the model has no chat template: it was not trained to chat. Give one with --template FILE, or use `bitnet run`");
+            bail!(
+                "the model has no chat template: it was not trained to chat. Give one with --template FILE, or use `bitnet run`"
+            );
         }
         Ok(ChatPrompt { tokenizer, given })
     }

@@ -4,6 +4,7 @@
 //! 1 error, 2 wrong usage, 130 interrupted.
 #![forbid(unsafe_code)]
 
+mod chat_prompt;
 mod command;
 mod console;
 mod failure;

@@ -172,3 +172,8 @@ impl ModelArgs {
 pub(crate) fn open_engine(path: &Path, options: EngineOptions) -> anyhow::Result<Engine> {
     Engine::open(path, options).with_context(|| format!("cannot load {}", path.display()))
 }
+
+/// The model inside this program, for when none is given.
+fn default_checkpoint(_console: &Console) -> anyhow::Result<Checkpoint> {
+    anyhow::bail!("no model: give one with --model PATH")
+}

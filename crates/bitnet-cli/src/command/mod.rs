@@ -1,8 +1,14 @@
 //! The commands: one file each, arguments beside the code that reads them.
 
+mod chat;
+mod completions;
 mod detokenize;
 mod doctor;
+mod embed;
+mod explain_prompt;
 mod inspect;
+mod logits;
+mod man;
 mod run;
 mod tokenize;
 
@@ -34,20 +40,32 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Run(Box<run::RunArgs>),
+    Chat(Box<chat::ChatArgs>),
     Inspect(inspect::InspectArgs),
     Tokenize(tokenize::TokenizeArgs),
     Detokenize(detokenize::DetokenizeArgs),
+    ExplainPrompt(explain_prompt::ExplainPromptArgs),
+    Embed(embed::EmbedArgs),
+    Logits(logits::LogitsArgs),
     Doctor(doctor::DoctorArgs),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
 }
 
 impl Command {
     pub(crate) fn run(self, console: &Console) -> anyhow::Result<()> {
         match self {
             Command::Run(args) => run::run(&args, console),
+            Command::Chat(args) => chat::run(&args, console),
             Command::Inspect(args) => inspect::run(&args, console),
             Command::Tokenize(args) => tokenize::run(&args, console),
             Command::Detokenize(args) => detokenize::run(&args, console),
+            Command::ExplainPrompt(args) => explain_prompt::run(&args, console),
+            Command::Embed(args) => embed::run(&args, console),
+            Command::Logits(args) => logits::run(&args, console),
             Command::Doctor(args) => doctor::run(&args, console),
+            Command::Completions(args) => completions::run(&args),
+            Command::Man(args) => man::run(&args),
         }
     }
 }
