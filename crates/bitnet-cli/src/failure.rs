@@ -76,10 +76,10 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
         if let Some(InferenceError::ContextFull { .. }) = cause.downcast_ref() {
             return Some("--context N makes room, --slide KEEP forgets the oldest tokens");
         }
-        if let Some(FormatError::Io { source, .. }) = cause.downcast_ref() {
-            if source.kind() == io::ErrorKind::NotFound {
-                return Some("a model is a GGUF file, a Hugging Face directory or a llama2.c .bin");
-            }
+        if let Some(FormatError::Io { source, .. }) = cause.downcast_ref()
+            && source.kind() == io::ErrorKind::NotFound
+        {
+            return Some("a model is a GGUF file, a Hugging Face directory or a llama2.c .bin");
         }
     }
     None

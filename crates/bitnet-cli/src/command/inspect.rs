@@ -47,7 +47,7 @@ pub(crate) fn run(args: &InspectArgs, console: &Console) -> anyhow::Result<()> {
         return Ok(out.flush()?);
     }
     writeln!(out, "{}: {}", args.model.name(), container(&checkpoint.source))?;
-    writeln!(out, "\nmetadata ({})", numbers::count(metadata.len(), "entry"))?;
+    writeln!(out, "\nmetadata ({})", metadata.len())?;
     for (key, value) in &metadata {
         writeln!(out, "  {key} = {}", shorten(value))?;
     }

@@ -7,7 +7,6 @@ mod doctor;
 mod embed;
 mod explain_prompt;
 mod inspect;
-mod logits;
 mod man;
 mod run;
 mod tokenize;
@@ -46,7 +45,6 @@ pub(crate) enum Command {
     Detokenize(detokenize::DetokenizeArgs),
     ExplainPrompt(explain_prompt::ExplainPromptArgs),
     Embed(embed::EmbedArgs),
-    Logits(logits::LogitsArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
@@ -62,7 +60,6 @@ impl Command {
             Command::Detokenize(args) => detokenize::run(&args, console),
             Command::ExplainPrompt(args) => explain_prompt::run(&args, console),
             Command::Embed(args) => embed::run(&args, console),
-            Command::Logits(args) => logits::run(&args, console),
             Command::Doctor(args) => doctor::run(&args, console),
             Command::Completions(args) => completions::run(&args),
             Command::Man(args) => man::run(&args),
