@@ -13,9 +13,11 @@ pub mod gguf;
 pub mod llama2c;
 mod map;
 pub mod safetensors;
+mod scan;
 mod tensor;
 
 pub use checkpoint::{Checkpoint, OpenOptions, Source};
 pub use encoding::{Encoding, I2sLayout, Scales, Ternary, TileParams};
 pub use error::FormatError;
+pub use scan::Scan;
 pub use tensor::Tensor;
