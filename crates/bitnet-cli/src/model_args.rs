@@ -2,12 +2,12 @@
 
 use crate::console::Console;
 use anyhow::Context;
-use bitnet::formats::I2sLayout;
+use bitnet::formats::{I2sLayout, OpenOptions, TileParams};
 use bitnet::kernels::Activation;
 use bitnet::models::Activations;
 use bitnet::{Checkpoint, Engine, EngineOptions, LoadOptions, Tokenizer};
 use clap::{Args, ValueEnum};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The model and its tokenizer.
 #[derive(Args, Debug)]
@@ -36,6 +36,9 @@ pub(crate) struct LoadArgs {
     /// Direction of Hugging Face weight scales: code × scale or code / scale
     #[arg(long, value_name = "DIRECTION")]
     scale: Option<ScaleArg>,
+    /// Tile parameters of TL1 and TL2 tensors of M × K weights, which the file does not hold (repeatable)
+    #[arg(long, value_name = "MxK=BM,BK,bm", value_parser = tile)]
+    tile: Vec<((usize, usize), TileParams)>,
 }
 
 /// Everything needed to run a model.
@@ -98,7 +101,27 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// `1536x4096=256,128,32`.
+fn tile(text: &str) -> Result<((usize, usize), TileParams), String> {
+    let wrong = || "expected MxK=BM,BK,bm, for example 1536x4096=256,128,32".to_owned();
+    let (shape, params) = text.split_once('=').ok_or_else(wrong)?;
+    let (m, k) = shape.split_once('x').ok_or_else(wrong)?;
+    let shape = (m.parse().map_err(|_| wrong())?, k.parse().map_err(|_| wrong())?);
+    let params: Vec<u32> = params.split(',').map(str::parse).collect::<Result<_, _>>().map_err(|_| wrong())?;
+    let [bm_tile, bk_tile, bm] = params[..] else { return Err(wrong()) };
+    Ok((shape, TileParams { bm_tile, bk_tile, bm }))
+}
+
 impl LoadArgs {
+    /// For opening the file.
+    fn open_options(&self) -> OpenOptions {
+        OpenOptions {
+            i2s_layout: self.options().i2s_layout.unwrap_or_default(),
+            tile_params: self.tile.iter().copied().collect(),
+        }
+    }
+
+    /// For reading the weights.
     pub(crate) fn options(&self) -> LoadOptions {
         LoadOptions {
             i2s_layout: self.i2s_layout.map(|l| match l {
@@ -130,9 +153,9 @@ impl ModelPath {
     }
 
     /// Opens the model file.
-    pub(crate) fn checkpoint(&self, console: &Console) -> anyhow::Result<Checkpoint> {
+    pub(crate) fn checkpoint(&self, load: &LoadArgs, console: &Console) -> anyhow::Result<Checkpoint> {
         match &self.model {
-            Some(path) => Ok(Checkpoint::open(path)?),
+            Some(path) => Ok(Checkpoint::open_with(path, &load.open_options())?),
             None => default_checkpoint(console),
         }
     }
@@ -161,19 +184,28 @@ impl ModelArgs {
 
     /// Loads the model.
     pub(crate) fn engine(&self, console: &Console) -> anyhow::Result<Engine> {
-        match &self.path.model {
-            Some(path) => open_engine(path, self.options()),
-            None => Ok(Engine::from_checkpoint(&default_checkpoint(console)?, self.options())?),
-        }
+        let checkpoint = self.path.checkpoint(&self.load, console)?;
+        Engine::from_checkpoint(&checkpoint, self.options())
+            .with_context(|| format!("cannot load {}", self.path.name()))
     }
-}
-
-/// Loads the model at `path`.
-pub(crate) fn open_engine(path: &Path, options: EngineOptions) -> anyhow::Result<Engine> {
-    Engine::open(path, options).with_context(|| format!("cannot load {}", path.display()))
 }
 
 /// The model inside this program, for when none is given.
 fn default_checkpoint(_console: &Console) -> anyhow::Result<Checkpoint> {
     anyhow::bail!("no model: give one with --model PATH")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_parse() {
+        let params = TileParams { bm_tile: 256, bk_tile: 128, bm: 32 };
+        assert_eq!(tile("1536x4096=256,128,32"), Ok(((1536, 4096), params)));
+        for wrong in ["1536x4096", "1536=1,2,3", "1x2=1,2", "1x2=1,2,3,4", "ax2=1,2,3"] {
+            assert!(tile(wrong).is_err(), "{wrong}");
+        }
+        assert!(positive("0").is_err() && positive("x").is_err() && positive("-1").is_err());
+    }
 }

@@ -29,7 +29,7 @@ const SHOWN_ITEMS: usize = 8;
 const SHOWN_CHARS: usize = 100;
 
 pub(crate) fn run(args: &InspectArgs, console: &Console) -> anyhow::Result<()> {
-    let checkpoint = args.model.checkpoint(console)?;
+    let checkpoint = args.model.checkpoint(&args.load, console)?;
     let tensors = in_reading_order(&checkpoint);
     let metadata = metadata(&checkpoint.source);
     let total: u64 = tensors.iter().map(|t| t.bytes.len() as u64).sum();

@@ -1,0 +1,147 @@
+//! `bitnet verify`: is the file what it should be, and does this machine compute it right?
+
+use crate::console::Console;
+use crate::model_args::ModelArgs;
+use crate::numbers;
+use anyhow::{Context, bail};
+use bitnet::kernels::{Isa, self_test};
+use bitnet::models::catalogue;
+use clap::Args;
+use indicatif::ProgressBar;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Check a model: file hashes, every ternary code, every dense value, the kernels, and a fingerprint of its output
+#[derive(Args, Debug)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// A file of the model and its digest.
+struct Hashed {
+    name: String,
+    bytes: u64,
+    sha256: String,
+}
+
+pub(crate) fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<()> {
+    let checkpoint = args.model.path.checkpoint(&args.model.load, console)?;
+    let files = hash_files(args.model.path.model.as_deref(), console)?;
+    let known = catalogue::of(&checkpoint);
+    let published = known.and_then(|entry| {
+        entry.sha256.iter().find(|(_, digest)| files.iter().any(|f| f.sha256 == *digest)).map(|(name, _)| *name)
+    });
+    let bar = console.byte_bar("scanning", checkpoint.tensors.values().map(|t| t.bytes.len() as u64).sum());
+    let scan = checkpoint.scan(&mut |bytes| bar.inc(bytes));
+    bar.finish_and_clear();
+    let kernels: Vec<_> = Isa::available().into_iter().map(|isa| (isa, self_test(isa).err())).collect();
+    let fingerprint = if scan.failures.is_empty() { Some(args.model.engine(console)?.fingerprint()?) } else { None };
+    let ok = scan.failures.is_empty() && kernels.iter().all(|(_, error)| error.is_none());
+
+    let mut out = io::stdout().lock();
+    if args.json {
+        let report = json!({
+            "model": args.model.path.name(),
+            "ok": ok,
+            "files": files
+                .iter()
+                .map(|f| json!({ "name": f.name, "bytes": f.bytes, "sha256": f.sha256 }))
+                .collect::<Vec<_>>(),
+            "shape_of": known.map(|entry| entry.name),
+            "published_file": published,
+            "ternary_tensors": scan.ternary,
+            "dense_tensors": scan.dense,
+            "codes": { "minus": scan.codes[0], "zero": scan.codes[1], "plus": scan.codes[2] },
+            "failures": scan.failures.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "kernels": kernels
+                .iter()
+                .map(|(isa, error)| json!({ "isa": isa.name(), "error": error.as_ref().map(ToString::to_string) }))
+                .collect::<Vec<_>>(),
+            "fingerprint": fingerprint,
+        });
+        writeln!(out, "{report}")?;
+    } else {
+        for f in &files {
+            writeln!(out, "sha256       {}  {} ({})", f.sha256, f.name, numbers::bytes(f.bytes))?;
+        }
+        match (known, published) {
+            (Some(entry), Some(file)) => writeln!(out, "known        {}, published file {file}", entry.name)?,
+            (Some(entry), None) => writeln!(out, "known        shape of {}; not a file in the catalogue", entry.name)?,
+            (None, _) => writeln!(out, "known        no: not in the catalogue of published models")?,
+        }
+        let total = scan.codes.iter().sum::<u64>().max(1) as f64;
+        let share = scan.codes.map(|n| numbers::digits(n as f64 / total * 100.0));
+        writeln!(out, "tensors      {} ternary, {} dense", scan.ternary, scan.dense)?;
+        if scan.ternary > 0 {
+            writeln!(out, "codes        −1 {} %, 0 {} %, +1 {} %", share[0], share[1], share[2])?;
+        }
+        for (isa, error) in &kernels {
+            match error {
+                None => writeln!(out, "kernels      {isa}: agree with the scalar oracle")?,
+                Some(error) => writeln!(out, "kernels      {isa}: FAILED: {error}")?,
+            }
+        }
+        if let Some(fingerprint) = &fingerprint {
+            writeln!(out, "fingerprint  {fingerprint} (the same on every machine)")?;
+        }
+        for failure in &scan.failures {
+            writeln!(out, "FAILED       {failure}")?;
+        }
+    }
+    out.flush()?;
+    if !ok {
+        bail!("{} did not pass", args.model.path.name());
+    }
+    Ok(())
+}
+
+/// The model's files: a GGUF with its further parts, the weights of a directory, or the embedded model.
+fn hash_files(path: Option<&Path>, console: &Console) -> anyhow::Result<Vec<Hashed>> {
+    let Some(path) = path else {
+        let bytes = bitnet::default_model();
+        let sha256 = hex(&Sha256::digest(bytes));
+        return Ok(vec![Hashed { name: "embedded model".into(), bytes: bytes.len() as u64, sha256 }]);
+    };
+    let files = if path.is_dir() { weights_in(path)? } else { vec![path.to_owned()] };
+    let sizes = files.iter().map(|f| Ok(std::fs::metadata(f)?.len())).sum::<io::Result<u64>>()?;
+    let bar = console.byte_bar("hashing", sizes);
+    let hashed = files.iter().map(|file| hash_file(file, &bar).with_context(|| file.display().to_string())).collect();
+    bar.finish_and_clear();
+    hashed
+}
+
+fn weights_in(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(directory).with_context(|| directory.display().to_string())?;
+    let mut files = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    files.retain(|file| file.extension().is_some_and(|e| e == "safetensors"));
+    files.sort();
+    Ok(files)
+}
+
+fn hash_file(path: &Path, bar: &ProgressBar) -> io::Result<Hashed> {
+    let mut file = File::open(path)?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut bytes = 0;
+    loop {
+        let n = file.read(&mut buffer)?;
+        if n == 0 {
+            break;
+        }
+        digest.update(&buffer[..n]);
+        bytes += n as u64;
+        bar.inc(n as u64);
+    }
+    Ok(Hashed { name: path.display().to_string(), bytes, sha256: hex(&digest.finalize()) })
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
