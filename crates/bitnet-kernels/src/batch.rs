@@ -78,6 +78,14 @@ impl Batch {
         &self.page_table[run.pages.clone()]
     }
 
+    /// Position in its sequence and KV page of every token, in row order.
+    pub fn places(&self) -> impl Iterator<Item = (usize, u32)> + Clone {
+        self.runs.iter().flat_map(|run| {
+            let pages = self.pages(run);
+            (run.start..run.start + run.len).map(|position| (position, pages[position / PAGE_LEN]))
+        })
+    }
+
     /// Rows whose logits are wanted, ascending.
     pub fn logit_rows(&self) -> &[u32] {
         &self.logit_rows

@@ -2,10 +2,11 @@
 
 mod buffers;
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use buffers::{Kv, Quantized, Rows};
 
+use crate::rope_store::Rotations;
 use crate::threads::Pool;
 use crate::{
     Activation, Backend, Batch, Dense, DenseWeights, Isa, KernelError, KvShape, NormWeight, RopeTable, Ternary,
@@ -38,8 +39,10 @@ impl CpuOptions {
 pub struct Cpu {
     isa: Isa,
     pool: Pool,
-    /// Rows gathered by `logits`; as large as the largest [`Rows`] made, so that no verb allocates.
-    pub(crate) scratch: Mutex<Vec<f32>>,
+    /// Rows gathered by `logits`. Grows when weights are loaded, so that no verb allocates.
+    scratch: Mutex<Vec<f32>>,
+    /// Rotations that all layers of a step share. Grows when a KV cache is made.
+    rotations: Mutex<Rotations>,
 }
 
 impl Cpu {
@@ -54,7 +57,7 @@ impl Cpu {
             None => Isa::best(),
         };
         let pool = Pool::new(threads).map_err(|source| KernelError::Threads { threads, source })?;
-        Ok(Cpu { isa, pool, scratch: Mutex::default() })
+        Ok(Cpu { isa, pool, scratch: Mutex::default(), rotations: Mutex::default() })
     }
 
     /// The instruction-set tier in use.
@@ -65,6 +68,25 @@ impl Cpu {
     /// Threads that work on a verb, the calling thread included.
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    pub(crate) fn scratch(&self) -> MutexGuard<'_, Vec<f32>> {
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn reserve_scratch(&self, len: usize) -> Result<(), KernelError> {
+        let mut scratch = self.scratch();
+        let len = len.max(scratch.len());
+        let more = len - scratch.len();
+        scratch
+            .try_reserve_exact(more)
+            .map_err(|_| KernelError::Memory { what: "normed rows", bytes: len.saturating_mul(size_of::<f32>()) })?;
+        scratch.resize(len, 0.0);
+        Ok(())
+    }
+
+    pub(crate) fn rotations(&self) -> MutexGuard<'_, Rotations> {
+        self.rotations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn pool(&self) -> &Pool {
@@ -94,6 +116,7 @@ impl Backend for Cpu {
     }
 
     fn kv(&self, shape: KvShape) -> Result<Kv, KernelError> {
+        self.rotations().reserve(shape.head_dim)?;
         Kv::new(shape)
     }
 
@@ -102,7 +125,7 @@ impl Backend for Cpu {
     }
 
     fn dense(&self, weights: DenseWeights) -> Result<Dense, KernelError> {
-        dense_matmul::load(weights)
+        dense_matmul::load(self, weights)
     }
 
     fn norm_weight(&self, norm: NormWeight) -> Result<NormWeight, KernelError> {

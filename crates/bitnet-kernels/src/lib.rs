@@ -14,6 +14,7 @@ mod backend;
 mod bandwidth;
 mod batch;
 mod cpu;
+mod dense_formats;
 mod dense_matmul;
 mod embed;
 mod error;

@@ -1,13 +1,61 @@
-//! RMSNorm.
+//! `norm`: RMSNorm of rows, or of chunks of rows.
 
+use crate::lanes::{self, Kernel, LANES, Lanes, dispatch};
+use crate::threads::grain;
 use crate::{Cpu, Isa, NormWeight, Rows};
 
-/// `1 / sqrt(mean(x²) + eps)` of one row. A normed value is `(x * inverse_rms) * weight`.
-pub(crate) fn inverse_rms(_isa: Isa, _row: &[f32], _eps: f32) -> f32 {
-    todo!()
+/// `out = RMSNorm(x)`, per chunk of the weight's length.
+pub(crate) fn run(cpu: &Cpu, x: &Rows, norm: &NormWeight, out: &mut Rows) {
+    assert_eq!(x.cols(), out.cols(), "row length of norm");
+    let len = norm.weight.len();
+    assert!(len > 0 && x.cols() % len == 0, "a norm of {len} channels for rows of {}", x.cols());
+    out.set_len(x.len());
+    let x = x.data();
+    cpu.pool().chunks(out.data_mut(), len, grain(len), |chunk, out| {
+        row(cpu.isa(), &x[chunk * len..][..len], norm, out);
+    });
 }
 
-/// `out = RMSNorm(x)`, per chunk of the weight's length.
-pub(crate) fn run(_cpu: &Cpu, _x: &Rows, _norm: &NormWeight, _out: &mut Rows) {
-    todo!()
+/// `out = x * (1 / sqrt(mean(x²) + eps)) * weight` for one row, multiplied in that order, as transformers does.
+pub(crate) fn row(isa: Isa, x: &[f32], norm: &NormWeight, out: &mut [f32]) {
+    dispatch(isa, Norm { x, norm, out });
+}
+
+/// `1 / sqrt(mean(x²) + eps)` of one row. A normed value is `(x * inverse_rms) * weight`.
+pub(crate) fn inverse_rms(isa: Isa, x: &[f32], eps: f32) -> f32 {
+    dispatch(isa, InverseRms { x, eps })
+}
+
+struct InverseRms<'a> {
+    x: &'a [f32],
+    eps: f32,
+}
+
+impl Kernel for InverseRms<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) -> f32 {
+        // The squares are summed in lane order.
+        1.0 / (lanes::dot(l, self.x, self.x) / self.x.len() as f32 + self.eps).sqrt()
+    }
+}
+
+struct Norm<'a> {
+    x: &'a [f32],
+    norm: &'a NormWeight,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Norm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let Norm { x, norm, out } = self;
+        let factor = l.splat(InverseRms { x, eps: norm.eps }.run(l));
+        for ((x, w), out) in x.chunks(LANES).zip(norm.weight.chunks(LANES)).zip(out.chunks_mut(LANES)) {
+            l.store_part(l.mul(l.mul(l.load_part(x), factor), l.load_part(w)), out);
+        }
+    }
 }

@@ -1,18 +1,116 @@
-//! Rotary embedding of queries and keys, and the write into the KV cache.
+//! `rope_store`: rotary embedding of queries and keys, and the write into the KV cache.
 
-use crate::{Batch, Cpu, Kv, RopeTable, Rows};
+use crate::threads::{Pool, grain};
+use crate::{Batch, Cpu, KernelError, Kv, PAGE_LEN, RopeStyle, RopeTable, Rows};
+
+/// Tokens whose rotations are kept from layer to layer.
+const TOKENS: usize = 512;
+
+/// Cosines and sines of the last batch. All layers of a step share them.
+#[derive(Default)]
+pub(crate) struct Rotations {
+    positions: Vec<usize>,
+    frequencies: Vec<f32>,
+    /// Per position and pair: cosine, sine.
+    values: Vec<[f32; 2]>,
+}
+
+impl Rotations {
+    /// Makes room for heads of `head_dim` channels, so that no verb allocates.
+    pub(crate) fn reserve(&mut self, head_dim: usize) -> Result<(), KernelError> {
+        let len = (head_dim / 2).saturating_mul(TOKENS).max(self.values.len());
+        let bytes = len.saturating_mul(size_of::<[f32; 2]>());
+        let more = len - self.values.len();
+        self.values.try_reserve_exact(more).map_err(|_| KernelError::Memory { what: "rotations", bytes })?;
+        self.values.resize(len, [1.0, 0.0]);
+        self.frequencies.reserve(head_dim / 2);
+        self.positions.reserve(TOKENS);
+        Ok(())
+    }
+
+    /// Computes the rotations of `positions`, unless they are there already.
+    fn prepare(&mut self, pool: &Pool, frequencies: &[f32], positions: impl Iterator<Item = usize> + Clone) {
+        if self.frequencies == frequencies && positions.clone().eq(self.positions.iter().copied()) {
+            return;
+        }
+        self.positions.clear();
+        self.positions.extend(positions);
+        self.frequencies.clear();
+        self.frequencies.extend_from_slice(frequencies);
+        let pairs = frequencies.len();
+        let (positions, values) = (&self.positions, &mut self.values[..self.positions.len() * pairs]);
+        // An angle costs as much as some forty plain values.
+        pool.chunks(values, pairs, grain(40 * pairs), |token, values| {
+            for (value, frequency) in values.iter_mut().zip(frequencies) {
+                let angle = positions[token] as f32 * frequency;
+                let (sin, cos) = libm::sincos(f64::from(angle));
+                *value = [cos as f32, sin as f32];
+            }
+        });
+    }
+
+    fn of(&self, token: usize) -> &[[f32; 2]] {
+        &self.values[token * self.frequencies.len()..][..self.frequencies.len()]
+    }
+}
 
 /// Rotates `q` in place and `k`, writes `k` and `v` into the batch's pages of `layer`.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn run(
-    _cpu: &Cpu,
-    _q: &mut Rows,
-    _k: &Rows,
-    _v: &Rows,
-    _rope: &RopeTable,
-    _batch: &Batch,
-    _layer: usize,
-    _kv: &mut Kv,
+    cpu: &Cpu,
+    q: &mut Rows,
+    k: &Rows,
+    v: &Rows,
+    rope: &RopeTable,
+    batch: &Batch,
+    layer: usize,
+    kv: &mut Kv,
 ) {
-    todo!()
+    let shape = kv.shape();
+    let (tokens, head_dim, q_cols) = (batch.tokens().len(), shape.head_dim, q.cols());
+    assert_eq!((q.len(), k.len(), v.len()), (tokens, tokens, tokens), "rows of q, k and v");
+    assert_eq!((k.cols(), v.cols()), (shape.kv_heads * head_dim, shape.kv_heads * head_dim), "columns of k and v");
+    assert!(q_cols % head_dim == 0, "{q_cols} query columns for heads of {head_dim}");
+    assert!(2 * rope.inverse_frequencies.len() <= head_dim, "more rotated channels than a head has");
+
+    let mut rotations = cpu.rotations();
+    for first in (0..tokens).step_by(TOKENS) {
+        let count = TOKENS.min(tokens - first);
+        let places = || batch.places().skip(first).take(count);
+        rotations.prepare(cpu.pool(), &rope.inverse_frequencies, places().map(|(position, _)| position));
+        let rotations = &*rotations;
+        let q = &mut q.data_mut()[first * q_cols..(first + count) * q_cols];
+        cpu.pool().chunks(q, q_cols, grain(q_cols), |token, q| {
+            for head in q.chunks_exact_mut(head_dim) {
+                rotate::<1>(rope.style, rotations.of(token), head);
+            }
+        });
+        for (token, (position, page)) in places().enumerate() {
+            let slot = position % PAGE_LEN;
+            let heads = k.row(first + token).chunks_exact(head_dim).zip(v.row(first + token).chunks_exact(head_dim));
+            for (head, (k, v)) in heads.enumerate() {
+                let (keys, values) = kv.head_mut(layer, page, head);
+                values[slot * head_dim..][..head_dim].copy_from_slice(v);
+                for (key, k) in keys[slot..].iter_mut().step_by(PAGE_LEN).zip(k) {
+                    *key = *k;
+                }
+                rotate::<PAGE_LEN>(rope.style, rotations.of(token), &mut keys[slot..]);
+            }
+        }
+    }
+}
+
+/// Rotates the pairs of one head whose channels stand `STRIDE` apart: `(a, b)` becomes
+/// `(a cos - b sin, b cos + a sin)`. Channels that belong to no pair stay.
+fn rotate<const STRIDE: usize>(style: RopeStyle, rotations: &[[f32; 2]], head: &mut [f32]) {
+    let pairs = rotations.len();
+    for (i, [cos, sin]) in rotations.iter().enumerate() {
+        let (first, second) = match style {
+            RopeStyle::Neox => (i, i + pairs),
+            RopeStyle::Interleaved => (2 * i, 2 * i + 1),
+        };
+        let (a, b) = (head[first * STRIDE], head[second * STRIDE]);
+        head[first * STRIDE] = a * cos - b * sin;
+        head[second * STRIDE] = b * cos + a * sin;
+    }
 }

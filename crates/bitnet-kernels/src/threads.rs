@@ -26,6 +26,12 @@ pub(crate) const COLUMN_STEP: usize = 32;
 /// Output matrices that one pass over the pool serves; more are done in several passes.
 const MATRICES: usize = 4;
 
+/// How many rows of `len` floats go to a thread at a time in verbs that read each value once or twice: fewer would
+/// cost more than they save.
+pub(crate) fn grain(len: usize) -> usize {
+    (8 * 1024 / len.max(1)).max(1)
+}
+
 thread_local! {
     /// True inside a part: a nested call runs on the spot.
     static INSIDE: Cell<bool> = const { Cell::new(false) };

@@ -53,7 +53,7 @@ pub enum DenseFormat {
     /// 256 values: 16 sub-blocks of 6-bit values.
     Q6K,
     /// Ternary codes as in [`TernaryWeights`], then one scale for the matrix as little-endian f32: the head of an I2_S
-    /// tensor as it lies in the file. Multiplied with *float* activations (models trained without activation
+    /// tensor as it lies in the file, whose other 28 bytes may follow. Multiplied with *float* activations (models trained without activation
     /// quantisation, such as TriLM). Code 3 and a scale that is not finite and above zero are refused.
     Ternary,
 }

@@ -166,8 +166,9 @@ impl Quantized {
     }
 }
 
-/// The paged keys and values of all layers, in f32. The keys `[PAGE_LEN, head_dim]` and then the values
-/// `[PAGE_LEN, head_dim]` of one (layer, page, head) follow each other in memory.
+/// The paged keys and values of all layers, in f32. The keys `[head_dim, PAGE_LEN]` and then the values
+/// `[PAGE_LEN, head_dim]` of one (layer, page, head) follow each other in memory: both products of attention then run
+/// along memory.
 pub struct Kv {
     data: Aligned<f32>,
     shape: KvShape,
@@ -194,7 +195,7 @@ impl Kv {
         ((layer * pages + page) * kv_heads + head) * 2 * PAGE_LEN * head_dim
     }
 
-    /// Keys and values, each `[PAGE_LEN, head_dim]`, of one head in one page.
+    /// Keys `[head_dim, PAGE_LEN]` and values `[PAGE_LEN, head_dim]` of one head in one page.
     pub(crate) fn head(&self, layer: usize, page: u32, head: usize) -> (&[f32], &[f32]) {
         let len = PAGE_LEN * self.shape.head_dim;
         self.data[self.index(layer, page, head)..][..2 * len].split_at(len)

@@ -1,0 +1,132 @@
+//! [`Lanes`] on AVX2, FMA and F16C: two registers of eight.
+
+use crate::lanes::{Kernel, LANES, Lanes, POW2_BIAS};
+use std::arch::x86_64::*;
+
+/// Proof that the processor has AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    /// The tier, if the processor has it.
+    #[inline]
+    pub(crate) fn new() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c"))
+            .then_some(Avx2(()))
+    }
+
+    /// Runs `kernel` in a function that is compiled for this tier.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn enter<K: Kernel>(lanes: Avx2, kernel: K) -> K::Output {
+            kernel.run(lanes)
+        }
+        // SAFETY: `self` exists, so the processor has the features.
+        unsafe { enter(self, kernel) }
+    }
+}
+
+/// Lanes 0..8 and 8..16.
+#[derive(Clone, Copy)]
+pub(crate) struct Pair(__m256, __m256);
+
+/// Wraps one intrinsic call for both halves.
+macro_rules! both {
+    ($f:ident, $($v:expr),+) => {
+        // SAFETY: the token exists, so the processor has the features.
+        unsafe { Pair($f($($v.0),+), $f($($v.1),+)) }
+    };
+}
+
+impl Lanes for Avx2 {
+    type V = Pair;
+    const ACCUMULATORS: usize = 4;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Pair {
+        // SAFETY: the token exists, so the processor has the features.
+        let v = unsafe { _mm256_set1_ps(x) };
+        Pair(v, v)
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Pair {
+        // SAFETY: `x` is readable for sixteen floats.
+        unsafe { Pair(_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))) }
+    }
+    #[inline(always)]
+    fn store(self, v: Pair, out: &mut [f32; LANES]) {
+        // SAFETY: `out` is writable for sixteen floats.
+        unsafe {
+            _mm256_storeu_ps(out.as_mut_ptr(), v.0);
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), v.1);
+        }
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u8; 2 * LANES]) -> Pair {
+        // SAFETY: `x` is readable for 32 bytes; the loads need no alignment.
+        unsafe {
+            let p = x.as_ptr().cast::<__m128i>();
+            Pair(_mm256_cvtph_ps(_mm_loadu_si128(p)), _mm256_cvtph_ps(_mm_loadu_si128(p.add(1))))
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: Pair, b: Pair) -> Pair {
+        both!(_mm256_add_ps, a, b)
+    }
+    #[inline(always)]
+    fn sub(self, a: Pair, b: Pair) -> Pair {
+        both!(_mm256_sub_ps, a, b)
+    }
+    #[inline(always)]
+    fn mul(self, a: Pair, b: Pair) -> Pair {
+        both!(_mm256_mul_ps, a, b)
+    }
+    #[inline(always)]
+    fn div(self, a: Pair, b: Pair) -> Pair {
+        both!(_mm256_div_ps, a, b)
+    }
+    #[inline(always)]
+    fn fma(self, a: Pair, b: Pair, c: Pair) -> Pair {
+        both!(_mm256_fmadd_ps, a, b, c)
+    }
+    #[inline(always)]
+    fn larger(self, a: Pair, b: Pair) -> Pair {
+        both!(_mm256_max_ps, a, b)
+    }
+    #[inline(always)]
+    fn smaller(self, a: Pair, b: Pair) -> Pair {
+        both!(_mm256_min_ps, a, b)
+    }
+    #[inline(always)]
+    fn pow2(self, n: Pair) -> Pair {
+        let k = self.add(n, self.splat(POW2_BIAS));
+        // SAFETY: the token exists, so the processor has the features.
+        unsafe {
+            Pair(
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(k.0))),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(k.1))),
+            )
+        }
+    }
+    #[inline(always)]
+    fn sum(self, v: Pair) -> f32 {
+        // SAFETY: the token exists, so the processor has the features.
+        unsafe {
+            let v = _mm256_add_ps(v.0, v.1);
+            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+    #[inline(always)]
+    fn largest(self, v: Pair) -> f32 {
+        // SAFETY: the token exists, so the processor has the features.
+        unsafe {
+            let v = _mm256_max_ps(v.0, v.1);
+            let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+}

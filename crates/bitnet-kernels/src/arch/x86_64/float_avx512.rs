@@ -1,0 +1,123 @@
+//! [`Lanes`] on AVX-512: one register.
+
+use crate::lanes::{Kernel, LANES, Lanes, POW2_BIAS};
+use std::arch::x86_64::*;
+
+/// Proof that the processor has AVX-512 F, BW, VL and DQ, and AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+impl Avx512 {
+    /// The tier, if the processor has it.
+    #[inline]
+    pub(crate) fn new() -> Option<Self> {
+        (super::float_avx2::Avx2::new().is_some()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq"))
+        .then_some(Avx512(()))
+    }
+
+    /// Runs `kernel` in a function that is compiled for this tier.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+        fn enter<K: Kernel>(lanes: Avx512, kernel: K) -> K::Output {
+            kernel.run(lanes)
+        }
+        // SAFETY: `self` exists, so the processor has the features.
+        unsafe { enter(self, kernel) }
+    }
+}
+
+/// Sixteen floats, or a part of them in the lower half.
+#[derive(Clone, Copy)]
+pub(crate) struct Zmm(__m512);
+
+impl Lanes for Avx512 {
+    type V = Zmm;
+    const ACCUMULATORS: usize = 8;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Zmm {
+        // SAFETY: the token exists, so the processor has the features. So everywhere below.
+        unsafe { Zmm(_mm512_set1_ps(x)) }
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Zmm {
+        // SAFETY: `x` is readable for sixteen floats.
+        unsafe { Zmm(_mm512_loadu_ps(x.as_ptr())) }
+    }
+    #[inline(always)]
+    fn store(self, v: Zmm, out: &mut [f32; LANES]) {
+        // SAFETY: `out` is writable for sixteen floats.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v.0) }
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u8; 2 * LANES]) -> Zmm {
+        // SAFETY: `x` is readable for 32 bytes; the load needs no alignment.
+        unsafe { Zmm(_mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast()))) }
+    }
+    #[inline(always)]
+    fn add(self, a: Zmm, b: Zmm) -> Zmm {
+        // SAFETY: see `splat`.
+        unsafe { Zmm(_mm512_add_ps(a.0, b.0)) }
+    }
+    #[inline(always)]
+    fn sub(self, a: Zmm, b: Zmm) -> Zmm {
+        // SAFETY: see `splat`.
+        unsafe { Zmm(_mm512_sub_ps(a.0, b.0)) }
+    }
+    #[inline(always)]
+    fn mul(self, a: Zmm, b: Zmm) -> Zmm {
+        // SAFETY: see `splat`.
+        unsafe { Zmm(_mm512_mul_ps(a.0, b.0)) }
+    }
+    #[inline(always)]
+    fn div(self, a: Zmm, b: Zmm) -> Zmm {
+        // SAFETY: see `splat`.
+        unsafe { Zmm(_mm512_div_ps(a.0, b.0)) }
+    }
+    #[inline(always)]
+    fn fma(self, a: Zmm, b: Zmm, c: Zmm) -> Zmm {
+        // SAFETY: see `splat`.
+        unsafe { Zmm(_mm512_fmadd_ps(a.0, b.0, c.0)) }
+    }
+    #[inline(always)]
+    fn larger(self, a: Zmm, b: Zmm) -> Zmm {
+        // SAFETY: see `splat`.
+        unsafe { Zmm(_mm512_max_ps(a.0, b.0)) }
+    }
+    #[inline(always)]
+    fn smaller(self, a: Zmm, b: Zmm) -> Zmm {
+        // SAFETY: see `splat`.
+        unsafe { Zmm(_mm512_min_ps(a.0, b.0)) }
+    }
+    #[inline(always)]
+    fn pow2(self, n: Zmm) -> Zmm {
+        let k = self.add(n, self.splat(POW2_BIAS));
+        // SAFETY: see `splat`.
+        unsafe { Zmm(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(k.0)))) }
+    }
+    #[inline(always)]
+    fn sum(self, v: Zmm) -> f32 {
+        // SAFETY: see `splat`.
+        unsafe {
+            let v = _mm256_add_ps(_mm512_castps512_ps256(v.0), _mm512_extractf32x8_ps::<1>(v.0));
+            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+    #[inline(always)]
+    fn largest(self, v: Zmm) -> f32 {
+        // SAFETY: see `splat`.
+        unsafe {
+            let v = _mm256_max_ps(_mm512_castps512_ps256(v.0), _mm512_extractf32x8_ps::<1>(v.0));
+            let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! x86-64.
+
+pub(crate) mod float_avx2;
+pub(crate) mod float_avx512;
