@@ -83,8 +83,8 @@ fn refused(id: u32) -> String {
     )
 }
 
-/// The number under which an encoding is written.
-pub(super) fn id(encoding: Encoding) -> Result<u32, FormatError> {
+/// The number under which an encoding is written, or why it is not.
+pub(super) fn id(encoding: Encoding) -> Result<u32, String> {
     Ok(match encoding {
         Encoding::F32 => 0,
         Encoding::F16 => 1,
@@ -100,16 +100,21 @@ pub(super) fn id(encoding: Encoding) -> Result<u32, FormatError> {
         Encoding::BF16 => 30,
         Encoding::Tq1_0 => 34,
         Encoding::Tq2_0 => 35,
-        Encoding::I2S(_) => 36,
+        Encoding::I2S(I2sLayout::X86) => 36,
         Encoding::Tl1(_) => 38,
         Encoding::Tl2(_) => 39,
-        Encoding::Q2_0 | Encoding::Q2_0Legacy => 42,
+        Encoding::Q2_0 => 42,
         Encoding::Pq2_0 => 142,
+        Encoding::I2S(layout) => {
+            return Err(format!("nothing in a file says that I2_S has the {layout:?} layout; write the X86 layout"));
+        }
+        Encoding::Q2_0Legacy => {
+            return Err("Q2_0 in groups of 128 is taken for groups of 64 by others; write PQ2_0, which has the same \
+                        bytes under its own number"
+                .to_owned());
+        }
         Encoding::U8 | Encoding::HfPacked => {
-            return Err(FormatError::Encoding {
-                encoding: format!("{encoding:?}"),
-                reason: "GGUF has no such type; write I2_S, TQ1_0, TQ2_0, Q2_0 or a dense type".to_owned(),
-            });
+            return Err(format!("GGUF has no type for {encoding:?}; write I2_S, TQ1_0, TQ2_0, Q2_0 or a dense type"));
         }
     })
 }

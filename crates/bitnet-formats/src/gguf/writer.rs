@@ -117,13 +117,14 @@ fn header(
             .try_fold(1usize, |n, &dim| n.checked_mul(dim))
             .zip(shape.last().copied())
             .ok_or_else(|| error(format!("the number of elements of shape {shape:?} overflows")))?;
+        let id = type_id::id(tensor.encoding).map_err(error)?;
         let len = type_id::byte_len(tensor.encoding, rows, cols).map_err(|e| error(e.to_string()))?;
         put_string(&mut out, &tensor.name);
         out.extend_from_slice(&(shape.len() as u32).to_le_bytes());
         for &dim in shape.iter().rev() {
             out.extend_from_slice(&(dim as u64).to_le_bytes());
         }
-        out.extend_from_slice(&type_id::id(tensor.encoding).map_err(|e| error(e.to_string()))?.to_le_bytes());
+        out.extend_from_slice(&id.to_le_bytes());
         out.extend_from_slice(&offset.to_le_bytes());
         let end = (len as u64).checked_next_multiple_of(alignment).and_then(|padded| offset.checked_add(padded));
         offset = end.ok_or_else(|| error("the sizes of the tensors overflow 64 bits".to_owned()))?;
