@@ -4,7 +4,7 @@ use crate::{Encoding, FormatError, Tensor, checkpoint::refuse_pointer, map::map}
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry as Slot};
 use std::path::{Path, PathBuf};
 
 /// Longest header, as in the reference reader.
@@ -178,10 +178,15 @@ impl<'de> Deserialize<'de> for Header {
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
                         map.next_value::<IgnoredAny>()?;
-                    } else if entries.contains_key(&name) {
-                        return Err(A::Error::custom(format_args!("tensor {name} stands twice")));
-                    } else {
-                        entries.insert(name, map.next_value()?);
+                        continue;
+                    }
+                    match entries.entry(name) {
+                        Slot::Vacant(slot) => {
+                            slot.insert(map.next_value()?);
+                        }
+                        Slot::Occupied(slot) => {
+                            return Err(A::Error::custom(format_args!("tensor {} stands twice", slot.key())));
+                        }
                     }
                 }
                 Ok(Header(entries))

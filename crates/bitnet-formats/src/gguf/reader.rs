@@ -138,7 +138,7 @@ fn place(
             Meaning::Q2_0 => q2_0.clone(),
         }
         .map_err(|reason| error(info, reason))?;
-        let len = type_id::byte_len(encoding, info.rows, info.cols).map_err(|e| error(info, e.to_string()))?;
+        let len = encoding.byte_len(info.rows, info.cols).map_err(|e| error(info, e.to_string()))?;
         if len as u64 > data_len - info.offset {
             return Err(error(
                 info,

@@ -1,7 +1,7 @@
 //! The numbers by which GGUF names tensor types, and the two numbers that two projects use for different types.
 
 use super::DEFAULT_ALIGNMENT;
-use crate::{Encoding, FormatError, I2sLayout, TileParams};
+use crate::{Encoding, I2sLayout, TileParams};
 
 /// What a type number can mean before the tensor's size is known.
 pub(super) enum Meaning {
@@ -193,35 +193,4 @@ fn fills(len: Option<u64>, span: u64, alignment: u64) -> bool {
 
 fn size(len: Option<u64>) -> String {
     len.map_or_else(|| "impossible for the shape,".to_owned(), |len| len.to_string())
-}
-
-/// Bytes of a matrix (gives way to [`Encoding::byte_len`] when that has a body).
-pub(super) fn byte_len(encoding: Encoding, rows: usize, cols: usize) -> Result<usize, FormatError> {
-    let error = |reason: &str| FormatError::Encoding { encoding: format!("{encoding:?}"), reason: reason.to_owned() };
-    let (values, bytes) = match encoding {
-        Encoding::F32 | Encoding::I32 => (1, 4),
-        Encoding::F64 | Encoding::I64 => (1, 8),
-        Encoding::F16 | Encoding::BF16 | Encoding::I16 => (1, 2),
-        Encoding::I8 | Encoding::U8 => (1, 1),
-        Encoding::Q8_0 => (32, 34),
-        Encoding::Q4_0 => (32, 18),
-        Encoding::Q4K => (256, 144),
-        Encoding::Q6K => (256, 210),
-        Encoding::Tq1_0 => (256, 54),
-        Encoding::Tq2_0 => (256, 66),
-        Encoding::Q2_0 => (64, 18),
-        Encoding::Q2_0Legacy | Encoding::Pq2_0 => (128, 34),
-        Encoding::I2S(_) | Encoding::Tl1(_) => {
-            let n = rows.checked_mul(cols).filter(|n| n % 128 == 0).ok_or_else(|| error("rows x cols % 128 != 0"))?;
-            return Ok(n / 4 + 32);
-        }
-        Encoding::Tl2(_) => {
-            return tl2_len(rows, cols).and_then(|n| usize::try_from(n).ok()).ok_or_else(|| error("bad shape"));
-        }
-        Encoding::HfPacked => return Err(error("not a GGUF type")),
-    };
-    if !cols.is_multiple_of(values) {
-        return Err(error(&format!("the row length {cols} is not a multiple of the block of {values} values")));
-    }
-    rows.checked_mul(cols / values).and_then(|n| n.checked_mul(bytes)).ok_or_else(|| error("the size overflows"))
 }

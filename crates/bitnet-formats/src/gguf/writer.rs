@@ -118,7 +118,7 @@ fn header(
             .zip(shape.last().copied())
             .ok_or_else(|| error(format!("the number of elements of shape {shape:?} overflows")))?;
         let id = type_id::id(tensor.encoding).map_err(error)?;
-        let len = type_id::byte_len(tensor.encoding, rows, cols).map_err(|e| error(e.to_string()))?;
+        let len = tensor.encoding.byte_len(rows, cols).map_err(|e| error(e.to_string()))?;
         put_string(&mut out, &tensor.name);
         out.extend_from_slice(&(shape.len() as u32).to_le_bytes());
         for &dim in shape.iter().rev() {
