@@ -1,10 +1,13 @@
 //! The CPU backend: instruction-set tier, threads, buffers, and the verbs' entry points.
 
 mod buffers;
+mod self_test;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use buffers::{Kv, Quantized, Rows};
+pub(crate) use buffers::{QuantizedRow, RowScale, SUM_LEN, UNIT, position};
+pub use self_test::self_test;
 
 use crate::rope_store::Rotations;
 use crate::threads::Pool;
@@ -46,15 +49,16 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// Starts the worker threads and chooses the tier. A tier that fails [`self_test`] is not used.
+    /// Starts the worker threads and chooses the tier. A tier that fails [`self_test`] is not used: without a wish the
+    /// next one is taken, with a warning.
     pub fn new(options: CpuOptions) -> Result<Cpu, KernelError> {
         let threads = match options.threads {
             Some(threads) => threads.max(1),
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
         let isa = match options.isa {
-            Some(isa) => isa.require()?,
-            None => Isa::best(),
+            Some(isa) => self_test(isa).map(|()| isa)?,
+            None => best_sound_tier(),
         };
         let pool = Pool::new(threads).map_err(|source| KernelError::Threads { threads, source })?;
         Ok(Cpu { isa, pool, scratch: Mutex::default(), rotations: Mutex::default() })
@@ -94,9 +98,15 @@ impl Cpu {
     }
 }
 
-/// Compares the kernels of a tier with the scalar oracle on fixed data.
-pub fn self_test(_isa: Isa) -> Result<(), KernelError> {
-    todo!()
+/// The best tier that computes what the scalar oracle computes.
+fn best_sound_tier() -> Isa {
+    for isa in Isa::available() {
+        match self_test(isa) {
+            Ok(()) => return isa,
+            Err(error) => tracing::warn!("{error}; trying the next tier"),
+        }
+    }
+    Isa::Scalar
 }
 
 impl Backend for Cpu {

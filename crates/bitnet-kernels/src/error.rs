@@ -53,4 +53,12 @@ pub enum KernelError {
         /// Why not.
         source: std::io::Error,
     },
+    /// A tier's kernels do not give the scalar results: a broken processor, emulator or build.
+    #[error("instruction set {isa} fails its self-test in {what}; choose another with BITNET_ISA")]
+    SelfTest {
+        /// The tier.
+        isa: crate::Isa,
+        /// The kernel that differs.
+        what: &'static str,
+    },
 }

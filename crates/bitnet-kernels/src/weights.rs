@@ -3,6 +3,8 @@
 
 use bytes::Bytes;
 
+use crate::KernelError;
+
 /// A ternary matrix `[rows, cols]` of 2-bit codes in the 128-group layout of I2_S.
 ///
 /// Each row takes `cols.div_ceil(128) * 32` bytes. In the block of 128 columns starting at `128 b`, byte `p` (0..32)
@@ -18,6 +20,49 @@ pub struct TernaryWeights {
     pub codes: Bytes,
     /// What the codes are multiplied with.
     pub scales: TernaryScales,
+}
+
+impl TernaryWeights {
+    /// Bytes of one row of codes.
+    pub fn row_bytes(&self) -> usize {
+        self.cols.div_ceil(128) * 32
+    }
+
+    /// Packs weights −1, 0, +1 (`[rows, cols]`, row-major) into this layout.
+    pub fn pack(weights: &[i8], rows: usize, cols: usize, scales: TernaryScales) -> Result<Self, KernelError> {
+        if rows.checked_mul(cols) != Some(weights.len()) || cols == 0 {
+            return Err(KernelError::Shape {
+                what: "ternary weights to pack",
+                found: weights.len().to_string(),
+                expected: format!("{rows} × {cols}"),
+            });
+        }
+        let mut codes = Vec::with_capacity(rows * cols.div_ceil(128) * 32);
+        let mut illegal = 0;
+        for row in weights.chunks_exact(cols) {
+            for block in row.chunks(128) {
+                let mut padded = [0; 128]; // code 1
+                padded[..block.len()].copy_from_slice(block);
+                let mut bytes = [0; 32];
+                for p in 0..32 {
+                    let code = |chunk: usize| padded[32 * chunk + p].wrapping_add(1) as u8;
+                    illegal |= (code(0) > 2) as u8 | (code(1) > 2) as u8 | (code(2) > 2) as u8 | (code(3) > 2) as u8;
+                    bytes[p] = code(0) << 6 | code(1) << 4 | code(2) << 2 | code(3);
+                }
+                codes.extend_from_slice(&bytes);
+            }
+        }
+        if illegal != 0
+            && let Some(at) = weights.iter().position(|weight| !(-1..=1).contains(weight))
+        {
+            return Err(KernelError::Shape {
+                what: "ternary weight",
+                found: format!("{} at index {at}", weights[at]),
+                expected: "-1, 0 or 1".to_owned(),
+            });
+        }
+        Ok(TernaryWeights { rows, cols, codes: codes.into(), scales })
+    }
 }
 
 /// Scale of a ternary matrix: `weight = code * scale`.

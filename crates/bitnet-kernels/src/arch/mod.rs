@@ -1,6 +1,58 @@
 //! Instruction-set tiers: the same results as the scalar bodies, faster. The only place with intrinsics.
+//!
+//! The functions here choose the tier. A tier comes from [`Cpu`](crate::Cpu) or has passed `Isa::require`, so the
+//! processor supports it.
 
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_64;
+
+use crate::Isa;
+use crate::cpu::{Quantized, RowScale};
+use crate::ternary_matmul::{GroupPanel, Panel, scalar};
+
+/// Calls `store(row, token, sums)` for all rows and tokens, up to `ROW_TILE` rows at a time; sums are `Σ q·code`.
+pub(crate) fn multiply(isa: Isa, panel: Panel<'_>, x: &Quantized, store: impl FnMut(usize, usize, &[i32])) {
+    match isa {
+        // SAFETY: the processor supports the tier, see above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => unsafe { x86_64::ternary_avx512vnni::multiply(panel, x, store) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { x86_64::ternary_avx2::multiply(panel, x, store) },
+        _ => scalar::multiply(panel, x, store),
+    }
+}
+
+/// The same with several scales per row; values are `Σ_g fma(Σ q·weight, scale_g)`.
+pub(crate) fn multiply_groups(isa: Isa, panel: GroupPanel<'_>, x: &Quantized, store: impl FnMut(usize, usize, &[f32])) {
+    match isa {
+        // SAFETY: the processor supports the tier, see above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => unsafe { x86_64::ternary_avx512vnni::multiply_groups(panel, x, store) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { x86_64::ternary_avx2::multiply_groups(panel, x, store) },
+        _ => scalar::multiply_groups(panel, x, store),
+    }
+}
+
+/// Quantises one row, see [`crate::quantize`].
+pub(crate) fn quantize(
+    isa: Isa,
+    x: &[f32],
+    norm: Option<(f32, &[f32])>,
+    codes: &mut [i8],
+    sums: &mut [i32],
+) -> RowScale {
+    match isa {
+        // SAFETY: the processor supports the tier, see above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => unsafe { x86_64::quantize::avx512(x, norm, codes, sums) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { x86_64::quantize::avx2(x, norm, codes, sums) },
+        _ => crate::quantize::body(x, norm, codes, sums),
+    }
+}

@@ -75,11 +75,20 @@ pub(crate) const SUM_LEN: usize = 32;
 /// padded with zeros to whole units.
 pub struct Quantized {
     data: Aligned<i8>,
-    scales: Vec<f32>,
+    scales: Vec<RowScale>,
     sums: Vec<i32>,
     capacity: usize,
     rows: usize,
     cols: usize,
+}
+
+/// What turns the codes of a row back into values.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub(crate) struct RowScale {
+    /// Code = value × scale.
+    pub(crate) scale: f32,
+    /// Sum of all codes.
+    pub(crate) sum: i32,
 }
 
 /// Where column `col` stands in a row of [`Quantized`].
@@ -90,12 +99,14 @@ pub(crate) fn position(col: usize) -> usize {
 }
 
 /// One row of [`Quantized`].
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub(crate) struct QuantizedRow<'a> {
     /// The codes, permuted and padded.
     pub(crate) codes: &'a [i8],
     /// Code = value × scale.
     pub(crate) scale: f32,
+    /// Sum of all codes.
+    pub(crate) sum: i32,
     /// Sum of each 32 consecutive columns' codes.
     pub(crate) sums: &'a [i32],
 }
@@ -104,7 +115,7 @@ impl Quantized {
     pub(crate) fn new(capacity: usize, cols: usize) -> Result<Quantized, KernelError> {
         let stride = cols.checked_next_multiple_of(UNIT).unwrap_or(usize::MAX);
         let data = Aligned::zeroed("int8 activations", capacity.checked_mul(stride).unwrap_or(usize::MAX))?;
-        let scales = vec![0.0; capacity]; // small beside `data`
+        let scales = vec![RowScale::default(); capacity]; // small beside `data`
         let sums = vec![0; capacity * stride / SUM_LEN];
         Ok(Quantized { data, scales, sums, capacity, rows: 0, cols })
     }
@@ -126,7 +137,7 @@ impl Quantized {
 
     /// Scale of row `row`: code = value × scale.
     pub fn scale(&self, row: usize) -> f32 {
-        self.scales[..self.rows][row]
+        self.scales[..self.rows][row].scale
     }
 
     /// int8 code of column `col` in row `row`.
@@ -140,6 +151,7 @@ impl Quantized {
         self.rows = rows;
     }
 
+    /// Bytes from row to row.
     pub(crate) fn stride(&self) -> usize {
         self.cols.next_multiple_of(UNIT)
     }
@@ -148,15 +160,17 @@ impl Quantized {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         let stride = self.stride();
         let sums = stride / SUM_LEN;
+        let RowScale { scale, sum } = self.scales[row];
         QuantizedRow {
             codes: &self.data[row * stride..(row + 1) * stride],
-            scale: self.scales[row],
+            scale,
+            sum,
             sums: &self.sums[row * sums..(row + 1) * sums],
         }
     }
 
     /// Codes, scales and sums of the current rows, to be written.
-    pub(crate) fn parts_mut(&mut self) -> (&mut [i8], &mut [f32], &mut [i32]) {
+    pub(crate) fn parts_mut(&mut self) -> (&mut [i8], &mut [RowScale], &mut [i32]) {
         let stride = self.stride();
         (
             &mut self.data[..self.rows * stride],

@@ -1,4 +1,8 @@
-//! x86-64.
+//! Tiers of x86-64.
 
 pub(crate) mod float_avx2;
 pub(crate) mod float_avx512;
+pub(crate) mod quantize;
+pub(crate) mod ternary_avx2;
+pub(crate) mod ternary_avx512vnni;
+mod ternary_groups;
