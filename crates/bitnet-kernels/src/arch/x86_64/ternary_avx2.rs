@@ -25,14 +25,11 @@ pub(crate) unsafe fn multiply(panel: Panel<'_>, x: &Quantized, mut store: impl F
     while token < x.len() {
         let left = x.len() - token;
         let count = left.div_ceil(left.div_ceil(TOKEN_TILE));
-        // SAFETY: AVX2 by contract.
-        unsafe {
-            match count {
-                1 => tokens::<1, 4>(panel, x, token, &mut store),
-                2 => tokens::<2, 2>(panel, x, token, &mut store),
-                3 => tokens::<3, 2>(panel, x, token, &mut store),
-                _ => tokens::<4, 2>(panel, x, token, &mut store),
-            }
+        match count {
+            1 => tokens::<1, 4>(panel, x, token, &mut store),
+            2 => tokens::<2, 2>(panel, x, token, &mut store),
+            3 => tokens::<3, 2>(panel, x, token, &mut store),
+            _ => tokens::<4, 2>(panel, x, token, &mut store),
         }
         token += count;
     }
