@@ -14,7 +14,7 @@ const LAYERS: usize = 30;
 
 fn main() -> Result<(), KernelError> {
     for threads in [1, 2] {
-        let bandwidth = read_bandwidth(threads).unwrap_or(f64::NAN);
+        let bandwidth = read_bandwidth(threads);
         println!("{threads} threads read {:.1} GB/s", bandwidth / 1e9);
         for isa in Isa::available() {
             if isa != Isa::Scalar {

@@ -15,14 +15,15 @@ const PIECE: usize = 1 << 17;
 /// Bytes per second that `threads` threads together read from main memory, sequentially, each byte once: the bound of
 /// everything that a decode step does. Takes 512 MiB of memory and about a second.
 ///
-/// `None` when there is no such memory or no such threads. Where the last-level cache is larger than 512 MiB the figure
+/// NaN when there is no such memory or no such threads. Where the last-level cache is larger than 512 MiB the figure
 /// is that of the cache.
-pub fn read_bandwidth(threads: usize) -> Option<f64> {
+pub fn read_bandwidth(threads: usize) -> f64 {
     let words = BYTES / size_of::<u64>();
     let mut data = Vec::new();
-    data.try_reserve_exact(words).ok()?;
+    let (Ok(()), Ok(pool)) = (data.try_reserve_exact(words), Pool::new(threads.max(1))) else {
+        return f64::NAN;
+    };
     data.extend((0..words as u64).map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15))); // fresh pages, none shared
-    let pool = Pool::new(threads.max(1)).ok()?;
     let mut best = f64::INFINITY;
     for _ in 0..PASSES {
         let start = Instant::now();
@@ -31,7 +32,7 @@ pub fn read_bandwidth(threads: usize) -> Option<f64> {
         });
         best = best.min(start.elapsed().as_secs_f64());
     }
-    Some(BYTES as f64 / best)
+    BYTES as f64 / best
 }
 
 /// One operation per word in independent chains, which compilers make vectors of: the loads are what takes time.
