@@ -225,6 +225,14 @@ impl Engine {
         self.tokenizer.as_ref().ok()
     }
 
+    /// The tokenizer, or why there is none.
+    ///
+    /// # Errors
+    /// [`InferenceError::NoTokenizer`].
+    pub fn require_tokenizer(&self) -> Result<&Tokenizer, InferenceError> {
+        self.tokenizer.as_ref().map_err(|reason| InferenceError::NoTokenizer { reason: reason.clone() })
+    }
+
     /// The network: its config, notes, memory plan.
     pub fn model(&self) -> &Model<Cpu> {
         &self.model
@@ -250,10 +258,7 @@ impl Engine {
     }
 
     pub(crate) fn encode(&self, text: &str, how: Encoding) -> Result<Vec<u32>, InferenceError> {
-        match &self.tokenizer {
-            Ok(tokenizer) => Ok(tokenizer.encode(text, how)?),
-            Err(reason) => Err(InferenceError::NoTokenizer { reason: reason.clone() }),
-        }
+        Ok(self.require_tokenizer()?.encode(text, how)?)
     }
 
     pub(crate) fn prompt_ids(&self, request: &GenerateRequest) -> Result<Vec<u32>, InferenceError> {

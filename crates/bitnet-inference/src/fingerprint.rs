@@ -7,13 +7,13 @@ use crate::{Engine, InferenceError};
 const LENGTH: usize = 48;
 
 impl Engine {
-    /// FNV-1a of the logit bits of a fixed id sequence (of the embedding's bits for embedding models). By contract the
+    /// FNV-1a, in hexadecimal, of the logit bits of a fixed id sequence (of the embedding's bits for embedding models). By contract the
     /// same on every machine, instruction-set tier and thread count; another value for the same file means a broken
     /// kernel or damaged memory.
     ///
     /// # Errors
     /// As for [`logits`](Self::logits).
-    pub fn fingerprint(&self) -> Result<u64, InferenceError> {
+    pub fn fingerprint(&self) -> Result<String, InferenceError> {
         let config = self.model().config();
         // spread over the vocabulary: multiples of the golden ratio
         let spread = |i: u64| i.wrapping_mul(0x9e37_79b9_7f4a_7c15) % config.vocab.max(1) as u64;
@@ -24,7 +24,7 @@ impl Engine {
             Some(_) => add(&self.embed_ids(&ids)?),
             None => Evaluation::new(self, ids.len())?.run(&ids, 0, &mut |_, logits| add(logits))?,
         }
-        Ok(hash)
+        Ok(format!("{hash:016x}"))
     }
 }
 
