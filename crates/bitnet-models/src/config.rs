@@ -4,6 +4,7 @@ mod gguf;
 mod huggingface;
 mod llama2c;
 
+use crate::names::Projection;
 use crate::{LoadOptions, ModelError, catalogue};
 use bitnet_formats::{Checkpoint, Encoding, Source};
 use bitnet_kernels::{Activation, RopeStyle};
@@ -173,6 +174,17 @@ impl Config {
     /// Width of all key (or value) heads together.
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim
+    }
+
+    /// Output and input features of a projection.
+    pub fn projection_shape(&self, projection: Projection) -> (usize, usize) {
+        match projection {
+            Projection::Query => (self.query_width(), self.hidden),
+            Projection::Key | Projection::Value => (self.kv_width(), self.hidden),
+            Projection::Output => (self.hidden, self.query_width()),
+            Projection::Gate | Projection::Up => (self.ffn, self.hidden),
+            Projection::Down => (self.hidden, self.ffn),
+        }
     }
 
     /// True for blocks with a sliding window.

@@ -1,9 +1,14 @@
-//! Weights and the forward pass.
+//! The network: weights on a backend, and the forward pass.
 
-use crate::{Config, ModelError};
+use crate::block::{self, Block};
+use crate::names::Role;
+use crate::plan::MemoryPlan;
+use crate::state::{Buffers, State, StateShape};
+use crate::weights::{Loader, WeightBytes};
+use crate::{Config, ModelError, rope};
 use bitnet_formats::Checkpoint;
-use bitnet_kernels::{Backend, Batch};
-use std::marker::PhantomData;
+use bitnet_kernels::{Backend, Batch, RopeTable};
+use std::mem::swap;
 
 /// Choices at load; the defaults follow the file and the catalogue.
 #[derive(Clone, Debug, Default)]
@@ -22,50 +27,55 @@ pub struct LoadOptions {
 pub struct Model<B: Backend> {
     backend: B,
     config: Config,
+    notes: Vec<String>,
+    bytes: WeightBytes,
+    embedding: B::Dense,
+    blocks: Vec<Block<B>>,
+    rope: RopeTable,
+    /// Of blocks with a sliding window.
+    local_rope: RopeTable,
+    final_norm: B::Norm,
+    /// `None`: the embedding table.
+    head: Option<B::Dense>,
 }
 
-/// How much working memory a [`State`] has.
+/// A point of the forward pass at which the hidden state can be observed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StateShape {
-    /// Tokens per forward step (prompts are cut into chunks of this).
-    pub max_tokens: usize,
-    /// Rows of logits per step.
-    pub max_logits: usize,
-    /// KV pages of [`bitnet_kernels::PAGE_LEN`] positions.
-    pub kv_pages: usize,
-}
-
-/// Bytes a model needs, as computed before anything is allocated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MemoryPlan {
-    /// Weights used in place from the memory map.
-    pub mapped_weights: u64,
-    /// Weights that are converted or copied at load.
-    pub owned_weights: u64,
-    /// KV cache.
-    pub kv: u64,
-    /// Activation buffers.
-    pub activations: u64,
-}
-
-/// Activation buffers and KV cache: all memory a forward step touches besides weights.
-pub struct State<B: Backend> {
-    _backend: PhantomData<B>,
+pub enum Stage {
+    /// After the embedding.
+    Embedding,
+    /// After a block.
+    Block(usize),
 }
 
 impl<B: Backend> Model<B> {
     /// Reads the config, checks every tensor against it and hands the weights to the backend.
     ///
     /// # Errors
-    /// Unknown architecture, missing or misshapen tensors, illegal codes, non-finite scales or norms.
+    /// Unknown architecture, missing, misshapen or unknown tensors, illegal codes, non-finite scales or norms.
     pub fn load(checkpoint: &Checkpoint, backend: B, options: &LoadOptions) -> Result<Self, ModelError> {
-        let _ = (checkpoint, backend, options);
-        todo!()
+        let (config, notes) = Config::read(checkpoint, options)?;
+        let mut loader = Loader::new(checkpoint, &config, options, notes);
+        let embedding = loader.embedding()?;
+        let embedding = backend.dense(embedding).map_err(|e| loader.refused(Role::Embedding, e))?;
+        let head = match loader.head()? {
+            Some(head) => Some(backend.dense(head).map_err(|e| loader.refused(Role::Head, e))?),
+            None => None,
+        };
+        let final_norm = block::norm(&mut loader, &backend, Role::FinalNorm, config.hidden)?;
+        let factors = loader.rope_factors()?;
+        let blocks = (0..config.layers)
+            .map(|layer| Block::load(&mut loader, &config, &backend, layer))
+            .collect::<Result<_, _>>()?;
+        loader.finish()?;
+        let Loader { notes, bytes, .. } = loader;
+        let (rope, local_rope) = rope::tables(&config, factors.as_deref());
+        Ok(Model { backend, config, notes, bytes, embedding, blocks, rope, local_rope, final_norm, head })
     }
 
     /// Remarks worth showing to a person: catalogue entry used, metadata overridden and why.
     pub fn notes(&self) -> &[String] {
-        todo!()
+        &self.notes
     }
 
     /// The network's shape.
@@ -80,13 +90,12 @@ impl<B: Backend> Model<B> {
 
     /// Bytes for weights and for a state of the given shape.
     pub fn plan(&self, shape: StateShape) -> MemoryPlan {
-        let _ = shape;
-        todo!()
+        MemoryPlan::new(&self.config, &self.bytes, shape)
     }
 
     /// Bytes of weights read for one decoded token (the decode bound is this over the memory bandwidth).
     pub fn bytes_per_token(&self) -> u64 {
-        todo!()
+        self.bytes.per_token
     }
 
     /// Makes working memory.
@@ -94,33 +103,87 @@ impl<B: Backend> Model<B> {
     /// # Errors
     /// When it cannot be reserved.
     pub fn state(&self, shape: StateShape) -> Result<State<B>, ModelError> {
-        let _ = shape;
-        todo!()
+        State::new(&self.backend, &self.config, &self.bytes, shape)
+            .map_err(|source| ModelError::Weights { tensor: "(working memory)".into(), source })
     }
 
     /// One step: runs every token of `batch` through all blocks, stores keys and values, and leaves logits of the
     /// batch's logit rows in `state`. Allocates nothing.
     pub fn forward(&self, state: &mut State<B>, batch: &Batch) {
-        let _ = (state, batch);
-        todo!()
+        self.forward_observed(state, batch, &mut |_, _| {});
+    }
+
+    /// [`forward`](Self::forward) that shows the hidden state `[tokens, hidden]` after the embedding and every block.
+    pub fn forward_observed(&self, state: &mut State<B>, batch: &Batch, observe: &mut impl FnMut(Stage, &B::Rows)) {
+        self.run_blocks(state, batch, observe);
+        let Buffers { hidden, logits, .. } = &mut state.buffers;
+        let head = self.head.as_ref().unwrap_or(&self.embedding);
+        self.backend.logits(hidden, batch.logit_rows(), &self.final_norm, head, logits);
+    }
+
+    /// The whole network up to the final norm.
+    fn run_blocks(&self, state: &mut State<B>, batch: &Batch, observe: &mut impl FnMut(Stage, &B::Rows)) {
+        let Model { backend: b, config: c, .. } = self;
+        let State { buffers, kv } = state;
+        let Buffers { hidden, branch, q, k, v, attended, gate, up, .. } = buffers;
+
+        b.embed(&self.embedding, batch.tokens(), c.embed_scale, hidden);
+        observe(Stage::Embedding, hidden);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            // attention
+            block.qkv.apply(b, hidden, Some(&block.attention_norm), &mut buffers.hidden_input, [q, k, v]);
+            if let Some((query_norm, key_norm)) = &block.query_key_norms {
+                b.norm(q, query_norm, &mut buffers.q_normed);
+                b.norm(k, key_norm, &mut buffers.k_normed);
+                swap(q, &mut buffers.q_normed);
+                swap(k, &mut buffers.k_normed);
+            }
+            let rope = if block.window.is_some() { &self.local_rope } else { &self.rope };
+            b.rope_store(q, k, v, rope, batch, layer, kv);
+            b.attend(q, kv, batch, layer, c.attention_scale, block.window, attended);
+            block.output.apply(
+                b,
+                attended,
+                block.attention_sub_norm.as_ref(),
+                &mut buffers.attended_input,
+                [&mut *branch],
+            );
+            if let Some(norm) = &block.post_attention_norm {
+                b.norm(branch, norm, &mut buffers.branch_normed);
+                swap(branch, &mut buffers.branch_normed);
+            }
+            b.add(hidden, branch);
+
+            // feed-forward
+            block.gate_up.apply(b, hidden, Some(&block.ffn_norm), &mut buffers.hidden_input, [gate, up]);
+            b.gated_activation(c.activation, gate, up);
+            block.down.apply(b, gate, block.ffn_sub_norm.as_ref(), &mut buffers.ffn_input, [&mut *branch]);
+            if let Some(norm) = &block.post_ffn_norm {
+                b.norm(branch, norm, &mut buffers.branch_normed);
+                swap(branch, &mut buffers.branch_normed);
+            }
+            b.add(hidden, branch);
+            observe(Stage::Block(layer), hidden);
+        }
     }
 
     /// Copies the logits of the last step, `[logit rows, vocab]`, into `out`.
     pub fn read_logits(&self, state: &State<B>, out: &mut [f32]) {
-        let _ = (state, out);
-        todo!()
+        self.backend.read(&state.buffers.logits, out);
     }
 
     /// Like [`forward`](Self::forward) without a head: copies the final-norm hidden states of all rows,
     /// `[tokens, hidden]`, into `out` (embedding models).
     pub fn hidden(&self, state: &mut State<B>, batch: &Batch, out: &mut [f32]) {
-        let _ = (state, batch, out);
-        todo!()
+        self.run_blocks(state, batch, &mut |_, _| {});
+        // the branch is free again
+        let Buffers { hidden, branch, .. } = &mut state.buffers;
+        self.backend.norm(hidden, &self.final_norm, branch);
+        self.backend.read(branch, out);
     }
 
     /// Copies KV page `from` to `to` in every layer.
     pub fn copy_page(&self, state: &mut State<B>, from: u32, to: u32) {
-        let _ = (state, from, to);
-        todo!()
+        self.backend.copy_page(&mut state.kv, from, to);
     }
 }

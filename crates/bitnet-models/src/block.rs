@@ -1,0 +1,190 @@
+//! One decoder block: its weights, and how projections that share an input are applied.
+
+use crate::ModelError;
+use crate::config::Config;
+use crate::names::{BlockRole, Projection, Role};
+use crate::state::{Input, Inputs};
+use crate::weights::{Loader, Matrix};
+use bitnet_kernels::Backend;
+use std::array;
+
+/// The weights of a decoder block.
+pub(crate) struct Block<B: Backend> {
+    pub(crate) attention_norm: B::Norm,
+    pub(crate) qkv: Group<B>,
+    pub(crate) query_key_norms: Option<(B::Norm, B::Norm)>,
+    pub(crate) attention_sub_norm: Option<B::Norm>,
+    pub(crate) output: Group<B>,
+    pub(crate) post_attention_norm: Option<B::Norm>,
+    pub(crate) ffn_norm: B::Norm,
+    pub(crate) gate_up: Group<B>,
+    pub(crate) ffn_sub_norm: Option<B::Norm>,
+    pub(crate) down: Group<B>,
+    pub(crate) post_ffn_norm: Option<B::Norm>,
+    pub(crate) window: Option<usize>,
+}
+
+impl<B: Backend> Block<B> {
+    pub(crate) fn load(
+        loader: &mut Loader<'_>,
+        config: &Config,
+        backend: &B,
+        layer: usize,
+    ) -> Result<Self, ModelError> {
+        let mut build = Builder { loader, config, backend, layer };
+        let (hidden, head_dim) = (config.hidden, config.head_dim);
+        let query_norm = build.norm_if(config.qk_norms, BlockRole::QueryNorm, head_dim)?;
+        let key_norm = build.norm_if(config.qk_norms, BlockRole::KeyNorm, head_dim)?;
+        Ok(Block {
+            attention_norm: build.norm(BlockRole::AttentionNorm, hidden)?,
+            qkv: build.group(&[Projection::Query, Projection::Key, Projection::Value])?,
+            query_key_norms: query_norm.zip(key_norm),
+            attention_sub_norm: build.norm_if(config.sub_norms, BlockRole::AttentionSubNorm, config.query_width())?,
+            output: build.group(&[Projection::Output])?,
+            post_attention_norm: build.norm_if(config.post_norms, BlockRole::PostAttentionNorm, hidden)?,
+            ffn_norm: build.norm(BlockRole::FfnNorm, hidden)?,
+            gate_up: build.group(&[Projection::Gate, Projection::Up])?,
+            ffn_sub_norm: build.norm_if(config.sub_norms, BlockRole::FfnSubNorm, config.ffn)?,
+            down: build.group(&[Projection::Down])?,
+            post_ffn_norm: build.norm_if(config.post_norms, BlockRole::PostFfnNorm, hidden)?,
+            window: config.sliding.as_ref().filter(|_| config.slides(layer)).map(|sliding| sliding.window),
+        })
+    }
+}
+
+/// Hands the tensors of one block to the backend.
+struct Builder<'a, 'c, B: Backend> {
+    loader: &'a mut Loader<'c>,
+    config: &'a Config,
+    backend: &'a B,
+    layer: usize,
+}
+
+impl<B: Backend> Builder<'_, '_, B> {
+    fn norm(&mut self, role: BlockRole, len: usize) -> Result<B::Norm, ModelError> {
+        norm(self.loader, self.backend, Role::Block(self.layer, role), len)
+    }
+
+    fn norm_if(&mut self, wanted: bool, role: BlockRole, len: usize) -> Result<Option<B::Norm>, ModelError> {
+        if wanted { self.norm(role, len).map(Some) } else { Ok(None) }
+    }
+
+    fn group(&mut self, projections: &[Projection]) -> Result<Group<B>, ModelError> {
+        let mut norms = Vec::new();
+        let mut linears = Vec::new();
+        for &projection in projections {
+            if self.config.in_norm_eps.is_some() {
+                let inputs = self.config.projection_shape(projection).1;
+                norms.push(self.norm(BlockRole::InNorm(projection), inputs)?);
+            }
+            let role = Role::Block(self.layer, BlockRole::Weight(projection));
+            let linear = match self.loader.projection(self.layer, projection)? {
+                Matrix::Ternary(weights) => self.backend.ternary(weights).map(|w| Linear::Ternary(vec![w])),
+                Matrix::Dense(weights) => self.backend.dense(weights).map(|w| Linear::Dense(vec![w])),
+            };
+            linears.push(linear.map_err(|e| self.loader.refused(role, e))?);
+        }
+        Ok(Group::of(norms, linears))
+    }
+}
+
+/// Hands a norm to the backend.
+pub(crate) fn norm<B: Backend>(
+    loader: &mut Loader<'_>,
+    backend: &B,
+    role: Role,
+    len: usize,
+) -> Result<B::Norm, ModelError> {
+    let weight = loader.norm(role, len)?;
+    backend.norm_weight(weight).map_err(|e| loader.refused(role, e))
+}
+
+/// Matrices of one kind that go through one call.
+pub(crate) enum Linear<B: Backend> {
+    Ternary(Vec<B::Ternary>),
+    Dense(Vec<B::Dense>),
+}
+
+/// Projections that share their input.
+pub(crate) enum Group<B: Backend> {
+    /// All see the same int8 (or float) rows: one call.
+    Together(Linear<B>),
+    /// Each has a norm of its own, or ternary and dense ones are mixed: one call each.
+    Apart(Vec<(Option<B::Norm>, Linear<B>)>),
+}
+
+impl<B: Backend> Group<B> {
+    /// Merges matrices of one kind; `norms` are empty or one per matrix.
+    fn of(norms: Vec<B::Norm>, linears: Vec<Linear<B>>) -> Self {
+        let all_ternary = linears.iter().all(|l| matches!(l, Linear::Ternary(_)));
+        let all_dense = linears.iter().all(|l| matches!(l, Linear::Dense(_)));
+        if norms.is_empty() && (all_ternary || all_dense) {
+            let (mut ternary, mut dense) = (Vec::new(), Vec::new());
+            for linear in linears {
+                match linear {
+                    Linear::Ternary(weights) => ternary.extend(weights),
+                    Linear::Dense(weights) => dense.extend(weights),
+                }
+            }
+            return Group::Together(if all_ternary { Linear::Ternary(ternary) } else { Linear::Dense(dense) });
+        }
+        let norms = norms.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+        Group::Apart(norms.zip(linears).collect())
+    }
+
+    /// `outs[i] = norm(x) · weights[i]ᵀ`, with the projection's own norm in between where it has one.
+    pub(crate) fn apply<const N: usize>(
+        &self,
+        backend: &B,
+        x: &B::Rows,
+        norm: Option<&B::Norm>,
+        input: &mut Input<B>,
+        mut outs: [&mut B::Rows; N],
+    ) {
+        let Inputs { normed, inner, int8 } = input;
+        match self {
+            Group::Together(linear) => linear.apply(backend, x, norm, normed, int8, &mut outs),
+            Group::Apart(linears) => {
+                let x = match norm {
+                    Some(norm) => {
+                        backend.norm(x, norm, normed);
+                        normed
+                    }
+                    None => x,
+                };
+                for ((in_norm, linear), out) in linears.iter().zip(outs) {
+                    linear.apply(backend, x, in_norm.as_ref(), inner, int8, &mut [out]);
+                }
+            }
+        }
+    }
+}
+
+impl<B: Backend> Linear<B> {
+    fn apply<const N: usize>(
+        &self,
+        backend: &B,
+        x: &B::Rows,
+        norm: Option<&B::Norm>,
+        normed: &mut B::Rows,
+        int8: &mut B::Quantized,
+        outs: &mut [&mut B::Rows; N],
+    ) {
+        match self {
+            Linear::Ternary(weights) => {
+                backend.norm_quantize(x, norm, int8);
+                backend.ternary_matmul(int8, &array::from_fn::<_, N, _>(|i| &weights[i]), outs);
+            }
+            Linear::Dense(weights) => {
+                let x = match norm {
+                    Some(norm) => {
+                        backend.norm(x, norm, normed);
+                        &*normed
+                    }
+                    None => x,
+                };
+                backend.dense_matmul(x, &array::from_fn::<_, N, _>(|i| &weights[i]), outs);
+            }
+        }
+    }
+}

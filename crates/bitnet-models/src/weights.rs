@@ -1,0 +1,463 @@
+//! From the tensors of a checkpoint to weights as a backend takes them: used in place where the bytes allow it,
+//! converted otherwise, and nothing in the file left unread by accident.
+
+use crate::config::{Activations, Config, ProjectionForm};
+use crate::names::{BlockRole, Naming, Projection, Role};
+use crate::{LoadOptions, ModelError};
+use bitnet_formats::{Checkpoint, Encoding, FormatError, I2sLayout, Scales, Tensor, Ternary};
+use bitnet_kernels::{DenseFormat, DenseWeights, KernelError, NormWeight, TernaryScales, TernaryWeights};
+use bytes::Bytes;
+use half::{bf16, f16};
+use std::collections::BTreeSet;
+
+/// Dense tensors up to this size are searched for NaN and infinity at load; in bigger ones (embeddings) that would
+/// cost a pass over memory, and the engine notices NaN logits.
+const SEARCHED_BYTES: usize = 4 << 20;
+
+/// A weight matrix on its way to the backend.
+pub(crate) enum Matrix {
+    Ternary(TernaryWeights),
+    Dense(DenseWeights),
+}
+
+/// Bytes of weights handed out so far, and what feeds them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct WeightBytes {
+    /// Used from the memory map.
+    pub(crate) mapped: u64,
+    /// Converted or copied.
+    pub(crate) owned: u64,
+    /// Read for one decoded token.
+    pub(crate) per_token: u64,
+    /// Some projection takes int8.
+    pub(crate) int8: bool,
+    /// Some projection takes floats.
+    pub(crate) float: bool,
+}
+
+/// Hands out the tensors of a checkpoint by what they are for.
+pub(crate) struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    config: &'a Config,
+    i2s_layout: Option<I2sLayout>,
+    naming: Naming,
+    taken: BTreeSet<&'a str>,
+    pub(crate) notes: Vec<String>,
+    pub(crate) bytes: WeightBytes,
+}
+
+impl<'a> Loader<'a> {
+    pub(crate) fn new(
+        checkpoint: &'a Checkpoint,
+        config: &'a Config,
+        options: &LoadOptions,
+        notes: Vec<String>,
+    ) -> Loader<'a> {
+        let naming = Naming::of(checkpoint, config.post_norms);
+        let i2s_layout = options.i2s_layout;
+        Loader { checkpoint, config, i2s_layout, naming, taken: BTreeSet::new(), notes, bytes: WeightBytes::default() }
+    }
+
+    fn find(&mut self, role: Role) -> Option<&'a Tensor> {
+        let tensor = self.naming.candidates(role).iter().find_map(|name| self.checkpoint.tensors.get(name))?;
+        self.taken.insert(&tensor.name);
+        Some(tensor)
+    }
+
+    fn require(&mut self, role: Role) -> Result<&'a Tensor, ModelError> {
+        self.find(role).ok_or_else(|| {
+            let reason = format!("missing; a {} model needs it", self.config.architecture);
+            FormatError::Tensor { file: self.file(), tensor: self.name(role), reason }.into()
+        })
+    }
+
+    /// The name of a tensor in the file's own naming.
+    pub(crate) fn name(&self, role: Role) -> String {
+        self.naming.name(role).unwrap_or_else(|| format!("{role:?}"))
+    }
+
+    /// A tensor that the backend does not take.
+    pub(crate) fn refused(&self, role: Role, source: KernelError) -> ModelError {
+        ModelError::Weights { tensor: self.name(role), source }
+    }
+
+    fn file(&self) -> String {
+        let path = &self.checkpoint.path;
+        if path.as_os_str().is_empty() { "<memory>".into() } else { path.display().to_string() }
+    }
+
+    fn refuse(&self, tensor: &Tensor, reason: impl Into<String>) -> ModelError {
+        FormatError::Tensor { file: self.file(), tensor: tensor.name.clone(), reason: reason.into() }.into()
+    }
+
+    /// A short vector of floats.
+    fn vector(&self, tensor: &Tensor, len: usize) -> Result<Vec<f32>, ModelError> {
+        let (rows, cols) = tensor.matrix();
+        if rows.checked_mul(cols) != Some(len) {
+            return Err(self.refuse(tensor, format!("shape {:?}, expected {len} values", tensor.shape)));
+        }
+        if !is_float(tensor.encoding) {
+            return Err(self.refuse(tensor, format!("encoded as {}, expected F32, F16 or BF16", tensor.encoding)));
+        }
+        self.finite(tensor, 1, len)
+    }
+
+    /// The values of a float tensor, none of them NaN or infinite.
+    fn finite(&self, tensor: &Tensor, rows: usize, cols: usize) -> Result<Vec<f32>, ModelError> {
+        let values = tensor.encoding.decode(&tensor.bytes, rows, cols)?;
+        match values.iter().position(|v| !v.is_finite()) {
+            None => Ok(values),
+            Some(i) => Err(self.refuse(tensor, format!("value {i} is {}: the file is damaged", values[i]))),
+        }
+    }
+
+    /// A norm of `len` channels.
+    pub(crate) fn norm(&mut self, role: Role, len: usize) -> Result<NormWeight, ModelError> {
+        let tensor = self.require(role)?;
+        let mut weight = self.vector(tensor, len)?;
+        let inner = matches!(role, Role::Block(_, BlockRole::InNorm(_)));
+        if self.config.offset_norms && !inner {
+            weight.iter_mut().for_each(|w| *w += 1.0);
+        }
+        let eps = match self.config.in_norm_eps {
+            Some(eps) if inner => eps,
+            _ => self.config.norm_eps,
+        };
+        self.bytes.owned += 4 * len as u64;
+        self.bytes.per_token += 4 * len as u64;
+        Ok(NormWeight { weight, eps })
+    }
+
+    /// Divisors of the rotary frequencies, if the file has them.
+    pub(crate) fn rope_factors(&mut self) -> Result<Option<Vec<f32>>, ModelError> {
+        let Some(tensor) = self.find(Role::RopeFactors) else { return Ok(None) };
+        let factors = self.vector(tensor, self.config.rope_dim / 2)?;
+        if factors.iter().any(|&f| f <= 0.0) {
+            return Err(self.refuse(tensor, "rotary factors must be above zero"));
+        }
+        Ok(Some(factors))
+    }
+
+    /// The embedding table `[vocab, hidden]`.
+    pub(crate) fn embedding(&mut self) -> Result<DenseWeights, ModelError> {
+        let tensor = self.require(Role::Embedding)?;
+        let table = self.table(tensor)?;
+        let bytes = table.bytes.len() as u64;
+        self.bytes.per_token += if self.config.tied_head { bytes } else { 0 };
+        self.bytes.per_token += bytes / self.config.vocab as u64; // one row is gathered
+        Ok(table)
+    }
+
+    /// The output head `[vocab, hidden]`; `None` when it is the embedding table.
+    pub(crate) fn head(&mut self) -> Result<Option<DenseWeights>, ModelError> {
+        if self.config.tied_head {
+            if let Some(tensor) = self.find(Role::Head) {
+                self.notes.push(format!("{} is ignored: the config says that embedding and head are one", tensor.name));
+            }
+            return Ok(None);
+        }
+        let tensor = match self.find(Role::Head) {
+            Some(tensor) => tensor,
+            None if self.config.pooling.is_some() => return Ok(None), // an embedding model needs no head
+            None => self.require(Role::Head)?,
+        };
+        let table = self.table(tensor)?;
+        self.bytes.per_token += table.bytes.len() as u64;
+        Ok(Some(table))
+    }
+
+    fn table(&mut self, tensor: &'a Tensor) -> Result<DenseWeights, ModelError> {
+        let (rows, cols) = (self.config.vocab, self.config.hidden);
+        self.expect_shape(tensor, rows, cols)?;
+        if matches!(tensor.encoding, Encoding::I2S(_)) {
+            return Err(self.refuse(
+                tensor,
+                "embeddings and heads in I2_S are a converter's accident and give no usable model: convert again with \
+                 embeddings in F16",
+            ));
+        }
+        if tensor.encoding.is_ternary() {
+            return self.float_ternary(tensor, rows, cols);
+        }
+        self.dense(tensor, rows, cols)
+    }
+
+    /// A projection of a block.
+    pub(crate) fn projection(&mut self, layer: usize, projection: Projection) -> Result<Matrix, ModelError> {
+        let tensor = self.require(Role::Block(layer, BlockRole::Weight(projection)))?;
+        let scale = self.find(Role::Block(layer, BlockRole::Scale(projection)));
+        let (rows, cols) = self.config.projection_shape(projection);
+        let matrix = match self.config.projections {
+            ProjectionForm::HfPacked { inverse_scale } if tensor.encoding == Encoding::U8 => {
+                let scale = match scale {
+                    Some(scale) => scale,
+                    None => self.require(Role::Block(layer, BlockRole::Scale(projection)))?,
+                };
+                let scale = self.scale(scale)?;
+                let direct = if inverse_scale { 1.0 / scale } else { scale };
+                self.expect_shape(tensor, rows.div_ceil(4), cols)?;
+                let ternary = Encoding::HfPacked.decode_ternary(&tensor.bytes, rows, cols, Some(direct));
+                self.packed(tensor, ternary?)?
+            }
+            ProjectionForm::Master if is_float(tensor.encoding) => {
+                self.expect_shape(tensor, rows, cols)?;
+                let master = self.finite(tensor, rows, cols)?;
+                self.packed(tensor, Ternary::absmean(&master, rows, cols)?)?
+            }
+            _ => {
+                self.expect_shape(tensor, rows, cols)?;
+                let matrix = self.stored(tensor, rows, cols)?;
+                match scale {
+                    Some(scale) => self.rescaled(tensor, matrix, scale)?,
+                    None => matrix,
+                }
+            }
+        };
+        self.bytes.per_token += matrix.bytes();
+        match matrix {
+            Matrix::Ternary(_) => self.bytes.int8 = true,
+            Matrix::Dense(_) => self.bytes.float = true,
+        }
+        Ok(matrix)
+    }
+
+    /// A projection whose encoding says what it holds.
+    fn stored(&mut self, tensor: &Tensor, rows: usize, cols: usize) -> Result<Matrix, ModelError> {
+        let int8 = self.config.activations == Activations::Int8;
+        if tensor.encoding.is_ternary() {
+            return match self.config.activations {
+                Activations::Int8 => self.int8_ternary(tensor, rows, cols),
+                Activations::Float => self.float_ternary(tensor, rows, cols).map(Matrix::Dense),
+            };
+        }
+        if int8 && is_float(tensor.encoding) {
+            // a BitNet in floats: either unpacked codes times scale, or master weights
+            let values = self.finite(tensor, rows, cols)?;
+            let ternary = match Ternary::detect(&values, rows, cols) {
+                Some(ternary) => ternary,
+                None => {
+                    self.note_once("projections hold master weights: ternarised by absmean".into());
+                    Ternary::absmean(&values, rows, cols)?
+                }
+            };
+            return self.packed(tensor, ternary);
+        }
+        if int8 {
+            self.note_once(format!("some projections are {}, not ternary: fed with floats", tensor.encoding));
+        } else if looks_ternary(tensor, cols) {
+            // TriLM: floats that are all −s, 0 or s take an eighth of the memory as codes
+            let values = self.finite(tensor, rows, cols)?;
+            if let Some(Ternary { codes, scales: Scales::Tensor(scale), .. }) = Ternary::detect(&values, rows, cols) {
+                return self.codes_and_scale(tensor, &codes, rows, cols, scale).map(Matrix::Dense);
+            }
+        }
+        self.dense(tensor, rows, cols).map(Matrix::Dense)
+    }
+
+    /// A ternary encoding that is multiplied with int8 activations.
+    fn int8_ternary(&mut self, tensor: &Tensor, rows: usize, cols: usize) -> Result<Matrix, ModelError> {
+        if let Some((codes, scale)) = self.in_place(tensor, rows, cols) {
+            self.bytes.mapped += codes.len() as u64;
+            self.bytes.owned += 4;
+            let scales = TernaryScales::Tensor(scale);
+            return Ok(Matrix::Ternary(TernaryWeights { rows, cols, codes, scales }));
+        }
+        let ternary = self.encoding(tensor).decode_ternary(&tensor.bytes, rows, cols, None)?;
+        self.packed(tensor, ternary)
+    }
+
+    /// Codes (and scale) of an I2_S tensor that a backend can use as they lie in the file.
+    fn in_place(&self, tensor: &Tensor, rows: usize, cols: usize) -> Option<(Bytes, f32)> {
+        if self.encoding(tensor) != Encoding::I2S(I2sLayout::X86) || cols % 128 != 0 {
+            return None;
+        }
+        let codes = rows.checked_mul(cols)? / 4;
+        let scale = tensor.bytes.get(codes..codes + 4)?;
+        Some((tensor.bytes.slice(..codes), f32::from_le_bytes(scale.try_into().ok()?)))
+    }
+
+    /// The tensor's encoding, with the layout that the user says I2_S has.
+    fn encoding(&self, tensor: &Tensor) -> Encoding {
+        match (tensor.encoding, self.i2s_layout) {
+            (Encoding::I2S(_), Some(layout)) => Encoding::I2S(layout),
+            (encoding, _) => encoding,
+        }
+    }
+
+    /// Codes and scales, packed as backends want them.
+    fn packed(&mut self, tensor: &Tensor, ternary: Ternary) -> Result<Matrix, ModelError> {
+        let Ternary { rows, cols, codes, scales } = ternary;
+        let scales = match scales {
+            Scales::Tensor(scale) => TernaryScales::Tensor(scale),
+            Scales::Groups { len, values } => TernaryScales::Groups { len, values },
+        };
+        let packed = TernaryWeights::pack(&codes, rows, cols, scales)
+            .map_err(|source| ModelError::Weights { tensor: tensor.name.clone(), source })?;
+        let matrix = Matrix::Ternary(packed);
+        self.bytes.owned += matrix.bytes();
+        Ok(matrix)
+    }
+
+    /// A matrix of a dense encoding, used in place.
+    fn dense(&mut self, tensor: &Tensor, rows: usize, cols: usize) -> Result<DenseWeights, ModelError> {
+        let format = match tensor.encoding {
+            Encoding::F32 => DenseFormat::F32,
+            Encoding::F16 => DenseFormat::F16,
+            Encoding::BF16 => DenseFormat::BF16,
+            Encoding::Q8_0 => DenseFormat::Q8_0,
+            Encoding::Q4_0 => DenseFormat::Q4_0,
+            Encoding::Q4K => DenseFormat::Q4K,
+            Encoding::Q6K => DenseFormat::Q6K,
+            other => return Err(self.refuse(tensor, format!("encoding {other} cannot hold weights"))),
+        };
+        self.search(tensor)?;
+        self.bytes.mapped += tensor.bytes.len() as u64;
+        Ok(DenseWeights { rows, cols, format, bytes: tensor.bytes.clone() })
+    }
+
+    /// A ternary encoding that is multiplied with float activations.
+    fn float_ternary(&mut self, tensor: &Tensor, rows: usize, cols: usize) -> Result<DenseWeights, ModelError> {
+        if let Some((codes, _)) = self.in_place(tensor, rows, cols) {
+            let bytes = tensor.bytes.slice(..codes.len() + 4);
+            self.bytes.mapped += bytes.len() as u64;
+            return Ok(DenseWeights { rows, cols, format: DenseFormat::Ternary, bytes });
+        }
+        let ternary = self.encoding(tensor).decode_ternary(&tensor.bytes, rows, cols, None)?;
+        if let Some(scale) = ternary.tensor_scale() {
+            return self.codes_and_scale(tensor, &ternary.codes, rows, cols, scale);
+        }
+        // one scale per group: every value is ±scale or 0, so f16 holds them exactly when it holds the scales
+        let values = ternary.to_f32();
+        let exact = values.iter().all(|&v| f16::from_f32(v).to_f32() == v);
+        let (format, bytes) = if exact {
+            (DenseFormat::F16, values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect::<Vec<u8>>())
+        } else {
+            (DenseFormat::F32, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        };
+        self.note_once(format!("ternary weights with group scales and float activations are held as {format:?}"));
+        self.bytes.owned += bytes.len() as u64;
+        Ok(DenseWeights { rows, cols, format, bytes: bytes.into() })
+    }
+
+    /// One block of codes and scale for float activations.
+    fn codes_and_scale(
+        &mut self,
+        tensor: &Tensor,
+        codes: &[i8],
+        rows: usize,
+        cols: usize,
+        scale: f32,
+    ) -> Result<DenseWeights, ModelError> {
+        let packed = TernaryWeights::pack(codes, rows, cols, TernaryScales::Tensor(scale))
+            .map_err(|source| ModelError::Weights { tensor: tensor.name.clone(), source })?;
+        let mut bytes = Vec::from(packed.codes);
+        bytes.extend(scale.to_le_bytes());
+        self.bytes.owned += bytes.len() as u64;
+        Ok(DenseWeights { rows, cols, format: DenseFormat::Ternary, bytes: bytes.into() })
+    }
+
+    /// Applies the scale that mainline BitNet files may keep beside a projection.
+    fn rescaled(&self, tensor: &Tensor, matrix: Matrix, scale: &Tensor) -> Result<Matrix, ModelError> {
+        let factor = self.scale(scale)?;
+        match matrix {
+            Matrix::Ternary(mut ternary) => {
+                match &mut ternary.scales {
+                    TernaryScales::Tensor(s) => *s *= factor,
+                    TernaryScales::Groups { values, .. } => values.iter_mut().for_each(|s| *s *= factor),
+                }
+                Ok(Matrix::Ternary(ternary))
+            }
+            Matrix::Dense(_) => {
+                Err(self
+                    .refuse(tensor, format!("{} beside weights that are used as floats is not supported", scale.name)))
+            }
+        }
+    }
+
+    fn scale(&self, tensor: &Tensor) -> Result<f32, ModelError> {
+        let value = self.vector(tensor, 1)?[0];
+        if value > 0.0 && (1.0 / value).is_finite() {
+            return Ok(value);
+        }
+        Err(self.refuse(tensor, format!("scale is {value}, expected a finite number above zero")))
+    }
+
+    fn expect_shape(&self, tensor: &Tensor, rows: usize, cols: usize) -> Result<(), ModelError> {
+        if tensor.shape == [rows, cols] {
+            return Ok(());
+        }
+        Err(self.refuse(tensor, format!("shape {:?}, but the metadata implies [{rows}, {cols}]", tensor.shape)))
+    }
+
+    /// Looks for NaN and infinity in small float tensors: the exponent is all ones.
+    fn search(&self, tensor: &Tensor) -> Result<(), ModelError> {
+        if tensor.bytes.len() > SEARCHED_BYTES {
+            return Ok(());
+        }
+        let bytes = &tensor.bytes;
+        let bad = match tensor.encoding {
+            Encoding::F32 => bytes.chunks_exact(4).any(|b| !f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_finite()),
+            Encoding::F16 => bytes.chunks_exact(2).any(|b| !f16::from_le_bytes([b[0], b[1]]).is_finite()),
+            Encoding::BF16 => bytes.chunks_exact(2).any(|b| !bf16::from_le_bytes([b[0], b[1]]).is_finite()),
+            _ => false,
+        };
+        if bad {
+            return Err(self.refuse(tensor, "holds NaN or infinity: the file is damaged"));
+        }
+        Ok(())
+    }
+
+    fn note_once(&mut self, note: String) {
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
+    /// Every tensor must have been used: one that the architecture does not know (a bias, another norm) would be
+    /// missing from the results.
+    pub(crate) fn finish(&self) -> Result<(), ModelError> {
+        let harmless = |name: &str| name.ends_with("rotary_emb.inv_freq");
+        let mut left = self.checkpoint.tensors.values().filter(|t| !self.taken.contains(t.name.as_str()));
+        match left.find(|t| !harmless(&t.name)) {
+            None => Ok(()),
+            Some(tensor) => Err(self.refuse(
+                tensor,
+                format!(
+                    "not part of a {} model as known here; leaving it out would give wrong results",
+                    self.config.architecture
+                ),
+            )),
+        }
+    }
+}
+
+impl Matrix {
+    /// Resident bytes: codes or values, and scales.
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Matrix::Ternary(ternary) => {
+                let scales = match &ternary.scales {
+                    TernaryScales::Tensor(_) => 1,
+                    TernaryScales::Groups { values, .. } => values.len(),
+                };
+                (ternary.codes.len() + 4 * scales) as u64
+            }
+            Matrix::Dense(dense) => dense.bytes.len() as u64,
+        }
+    }
+}
+
+fn is_float(encoding: Encoding) -> bool {
+    matches!(encoding, Encoding::F32 | Encoding::F16 | Encoding::BF16)
+}
+
+/// A cheap first look: the first row of a float tensor holds one magnitude besides zero.
+fn looks_ternary(tensor: &Tensor, cols: usize) -> bool {
+    if !is_float(tensor.encoding) {
+        return false;
+    }
+    let Ok(bytes) = tensor.encoding.byte_len(1, cols) else { return false };
+    let Some(Ok(row)) = tensor.bytes.get(..bytes).map(|row| tensor.encoding.decode(row, 1, cols)) else { return false };
+    let mut magnitudes = row.iter().map(|w| w.abs()).filter(|&w| w > 0.0);
+    magnitudes.next().is_some_and(|first| magnitudes.all(|w| w == first))
+}

@@ -1,0 +1,87 @@
+//! A loaded model with working memory, driven one call at a time.
+
+use bitnet_formats::Checkpoint;
+use bitnet_kernels::{Batch, Cpu, CpuOptions, PAGE_LEN};
+use bitnet_models::{LoadOptions, Model, Stage, State, StateShape};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+pub(crate) struct Runner {
+    pub(crate) model: Model<Cpu>,
+    pub(crate) state: State<Cpu>,
+    batch: Batch,
+}
+
+/// Positions per sequence, sequences per batch, and tokens per step that a [`Runner`] has room for.
+const CONTEXT: usize = 256;
+const SEQUENCES: usize = 8;
+
+impl Runner {
+    pub(crate) fn open(path: &Path, options: &LoadOptions) -> Runner {
+        let checkpoint = Checkpoint::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        Runner::new(&checkpoint, options, CpuOptions { threads: Some(2), isa: None })
+    }
+
+    pub(crate) fn new(checkpoint: &Checkpoint, options: &LoadOptions, cpu: CpuOptions) -> Runner {
+        let model = Model::load(checkpoint, Cpu::new(cpu).unwrap(), options).unwrap_or_else(|e| panic!("{e}"));
+        let pages = SEQUENCES * CONTEXT / PAGE_LEN;
+        let shape = StateShape { max_tokens: CONTEXT, max_logits: CONTEXT, kv_pages: pages };
+        let plan = model.plan(shape);
+        let before = bitnet_models::MemoryPlan::of(checkpoint, options, shape).unwrap();
+        assert_eq!(plan, before, "the plan before loading differs from the plan of the loaded model");
+        let state = model.state(shape).unwrap();
+        Runner { model, state, batch: Batch::default() }
+    }
+
+    pub(crate) fn vocab(&self) -> usize {
+        self.model.config().vocab
+    }
+
+    /// Pages of sequence `sequence`: every other one, so that pages of a sequence do not lie side by side.
+    fn pages(sequence: usize) -> Vec<u32> {
+        (0..CONTEXT / PAGE_LEN).map(|page| (page * SEQUENCES + sequence) as u32).collect()
+    }
+
+    /// Runs `(sequence, start, tokens)` in one step; logits of all tokens, row after row.
+    pub(crate) fn step(&mut self, runs: &[(usize, usize, &[u32])]) -> Vec<f32> {
+        self.fill(runs, usize::MAX);
+        self.model.forward(&mut self.state, &self.batch);
+        let mut logits = vec![0.0; self.batch.logit_rows().len() * self.vocab()];
+        self.model.read_logits(&self.state, &mut logits);
+        logits
+    }
+
+    fn fill(&mut self, runs: &[(usize, usize, &[u32])], logits: usize) {
+        self.batch.clear();
+        for &(sequence, start, tokens) in runs {
+            self.batch.push(start, tokens, &Self::pages(sequence), logits.min(tokens.len()));
+        }
+    }
+
+    /// Logits at every position.
+    pub(crate) fn logits(&mut self, ids: &[u32]) -> Vec<f32> {
+        self.step(&[(0, 0, ids)])
+    }
+
+    /// Final-norm hidden states at every position.
+    pub(crate) fn hidden(&mut self, runs: &[(usize, usize, &[u32])]) -> Vec<f32> {
+        self.fill(runs, 0);
+        let mut out = vec![0.0; self.batch.tokens().len() * self.model.config().hidden];
+        self.model.hidden(&mut self.state, &self.batch, &mut out);
+        out
+    }
+
+    /// Hidden states after the embedding and after every block.
+    pub(crate) fn stages(&mut self, ids: &[u32]) -> BTreeMap<String, Vec<f32>> {
+        self.fill(&[(0, 0, ids)], 0);
+        let mut stages = BTreeMap::new();
+        self.model.forward_observed(&mut self.state, &self.batch, &mut |stage, rows| {
+            let name = match stage {
+                Stage::Embedding => "embed".to_string(),
+                Stage::Block(layer) => format!("layer{layer}"),
+            };
+            stages.insert(name, rows.data().to_vec());
+        });
+        stages
+    }
+}
