@@ -50,7 +50,7 @@ fn decoding_allocates_nothing() {
     };
     let wide = Sampling { top_k: 0, typical_p: 0.9, temperature: 1.0, ..Sampling::default() };
     for (sampling, slide) in [
-        (Sampling { repetition_penalty: 1.2, ..Sampling::greedy() }, None),
+        (Sampling { frequency_penalty: 1.0, ..Sampling::greedy() }, None),
         (Sampling::default(), None),
         (everything, None),
         (wide, Some(4)),

@@ -1,6 +1,6 @@
 //! A small BitNet with random weights, written as a GGUF file with a byte-level tokenizer: tests need no model files.
 
-#![allow(dead_code)] // every test uses a part
+#![allow(dead_code, unreachable_pub)] // every test uses a part
 
 use bitnet_formats::gguf::{Array, Metadata, StringArray, TensorSource, Value, write};
 use bitnet_formats::{Encoding, I2sLayout, Scales, Ternary};
@@ -99,7 +99,7 @@ impl Tiny {
             Weights::Zero => embedding.fill(0.0),
         }
         tensors.push(dense("token_embd.weight".into(), vec![VOCAB, HIDDEN], embedding));
-        tensors.push(dense("output_norm.weight".into(), vec![HIDDEN], vec![0.4; HIDDEN]));
+        tensors.push(dense("output_norm.weight".into(), vec![HIDDEN], vec![0.15; HIDDEN]));
         for layer in 0..LAYERS {
             let name = |part: &str| format!("blk.{layer}.{part}.weight");
             let norms = [("attn_norm", HIDDEN), ("attn_sub_norm", HIDDEN), ("ffn_norm", HIDDEN), ("ffn_sub_norm", FFN)];
@@ -119,7 +119,7 @@ impl Tiny {
             ];
             for (part, rows, cols) in projections {
                 let codes = (0..rows * cols).map(|_| (random.bits() % 3) as i8 - 1).collect();
-                tensors.push(ternary(name(part), Ternary { rows, cols, codes, scales: Scales::Tensor(0.125) }));
+                tensors.push(ternary(name(part), Ternary { rows, cols, codes, scales: Scales::Tensor(1.0) }));
             }
         }
         tensors
