@@ -3,6 +3,7 @@
 mod support;
 
 use bitnet_formats::{Checkpoint, Encoding, I2sLayout, OpenOptions, TileParams};
+use proptest::prelude::*;
 use std::collections::BTreeMap;
 use support::{RawGguf, array, info, pair, string};
 
@@ -288,4 +289,23 @@ fn i2s_takes_the_layout_that_is_asked_for() {
     let options = OpenOptions { i2s_layout: I2sLayout::Arm, ..OpenOptions::default() };
     let checkpoint = Checkpoint::open_with(&path, &options).unwrap();
     assert_eq!(checkpoint.tensors["t0"].encoding, Encoding::I2S(I2sLayout::Arm));
+}
+
+proptest! {
+    /// Whatever one byte or the length becomes: an error or a checkpoint, never a panic.
+    #[test]
+    fn damage_never_panics(at in 0usize..10_000, to in any::<u8>(), len in 0usize..10_000) {
+        let mut file = RawGguf::example();
+        file.pairs.push(pair("s", 9, &array(8, 2, &[string(b"ab"), string(b"")].concat())));
+        file.pairs.push(pair("b", 9, &array(7, 3, &[0, 1, 1])));
+        file.infos.push(info("u", &[64, 2], 42, 32));
+        file.infos.push(info("v", &[128, 1, 2], 36, 32 + 64));
+        file.data.resize(32 + 64 + 96, 0);
+        let mut bytes = file.bytes();
+        prop_assert!(Checkpoint::from_gguf_bytes(bytes.clone().into()).is_ok());
+        let (at, len) = (at % bytes.len(), len % (2 * bytes.len()));
+        bytes[at] = to;
+        bytes.truncate(len);
+        let _ = Checkpoint::from_gguf_bytes(bytes.into());
+    }
 }

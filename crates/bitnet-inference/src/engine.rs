@@ -1,17 +1,32 @@
 //! The engine: a model, its tokenizer and the pool of KV pages.
 
-use crate::{GenerateRequest, InferenceError, Session};
+use crate::evaluation::Evaluation;
+use crate::pages::PagePool;
+use crate::sequence::Sequence;
+use crate::{FinishReason, GenerateRequest, InferenceError, Prompt, Sampling, Session, TokenEvent, Usage};
 use bitnet_formats::Checkpoint;
-use bitnet_models::{LoadOptions, Tokenizer};
+use bitnet_kernels::{Batch, Cpu, CpuOptions, PAGE_LEN};
+use bitnet_models::{Encoding, LoadOptions, MemoryPlan, Model, Pooling, State, StateShape, Tokenizer};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Contexts longer than this are made only on request: KV memory is proportional to them.
+const DEFAULT_CONTEXT: usize = 4096;
+
+/// Tokens per prompt chunk unless the options say otherwise.
+const DEFAULT_CHUNK: usize = 128;
 
 /// Choices at start.
 #[derive(Clone, Debug, Default)]
 pub struct EngineOptions {
-    /// Context length; `None` = the model's, at most 4096 unless more is asked for.
+    /// Context length of a session; `None` = the model's, at most 4096 unless more is asked for.
     pub context: Option<usize>,
     /// Tokens per prompt chunk; `None` = 128.
     pub chunk: Option<usize>,
+    /// KV pages of [`PAGE_LEN`] positions that all sessions share; `None` = enough for one full context. Sessions take
+    /// pages as they grow, and pages that nobody uses keep prompt prefixes until they are needed.
+    pub kv_pages: Option<usize>,
     /// Threads; `None` = `RAYON_NUM_THREADS` or all cores.
     pub threads: Option<usize>,
     /// Instruction-set cap; `None` = `BITNET_ISA` or the best.
@@ -22,8 +37,22 @@ pub struct EngineOptions {
     pub load: LoadOptions,
 }
 
-/// A loaded model that answers requests.
-pub struct Engine {}
+/// A loaded model that answers requests. Sessions share it; their steps run one after the other, each on all threads.
+pub struct Engine {
+    model: Model<Cpu>,
+    tokenizer: Result<Tokenizer, String>,
+    shape: StateShape,
+    context: usize,
+    load_time: Duration,
+    working: Mutex<Working>,
+}
+
+/// Everything that a step changes.
+struct Working {
+    state: State<Cpu>,
+    pool: PagePool,
+    batch: Batch,
+}
 
 impl Engine {
     /// Opens a model with defaults: a GGUF file, a Hugging Face directory or a llama2.c file.
@@ -37,68 +66,293 @@ impl Engine {
     /// Opens a model with options.
     ///
     /// # Errors
-    /// As for [`new`](Self::new).
+    /// As for [`new`](Self::new), and options outside their range.
     pub fn open(path: impl AsRef<Path>, options: EngineOptions) -> Result<Self, InferenceError> {
-        let _ = (path.as_ref(), options);
-        todo!()
+        let start = Instant::now();
+        let checkpoint = Checkpoint::open(path.as_ref())?;
+        let mut engine = Self::from_checkpoint(&checkpoint, options)?;
+        engine.load_time = start.elapsed();
+        Ok(engine)
     }
 
     /// From an opened checkpoint (the embedded default model).
     ///
     /// # Errors
-    /// As for [`new`](Self::new).
+    /// As for [`open`](Self::open).
     pub fn from_checkpoint(checkpoint: &Checkpoint, options: EngineOptions) -> Result<Self, InferenceError> {
-        let _ = (checkpoint, options);
-        todo!()
+        let start = Instant::now();
+        let mut cpu = CpuOptions::from_env()?;
+        cpu.threads = options.threads.or(cpu.threads);
+        if let Some(isa) = &options.isa {
+            cpu.isa = Some(isa.parse()?);
+        }
+        let load_tokenizer = || match &options.tokenizer {
+            Some(path) => Tokenizer::open(path),
+            None => Tokenizer::from_checkpoint(checkpoint),
+        };
+        // a large vocabulary takes as long to read as the weights to check: side by side
+        let (model, tokenizer) = std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(load_tokenizer);
+            let model = Cpu::new(cpu)
+                .map_err(InferenceError::from)
+                .and_then(|cpu| Ok(Model::load(checkpoint, cpu, &options.load)?));
+            let tokenizer = tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (model, tokenizer)
+        });
+        let model = model?;
+        // a tokenizer that was asked for must load; a model without one still works with ids
+        let tokenizer = match (tokenizer, &options.tokenizer) {
+            (Err(error), Some(_)) => return Err(error.into()),
+            (result, _) => result.map_err(|error| error.to_string()),
+        };
+
+        let trained = model.config().context;
+        let context = options.context.unwrap_or(trained.min(DEFAULT_CONTEXT));
+        let chunk = options.chunk.unwrap_or(DEFAULT_CHUNK).min(context);
+        let kv_pages = options.kv_pages.unwrap_or(context.div_ceil(PAGE_LEN) + 1); // one to copy a shared page to
+        positive("context", context)?;
+        positive("chunk", chunk)?;
+        positive("kv_pages", kv_pages)?;
+        if context > trained {
+            tracing::warn!("the context of {context} exceeds the {trained} positions that the model was trained for");
+        }
+        let shape = StateShape { max_tokens: chunk, max_logits: 1, kv_pages };
+        let working = Working {
+            state: model.state(shape)?,
+            pool: PagePool::new(kv_pages),
+            batch: Batch::with_capacity(chunk, 1, context.div_ceil(PAGE_LEN)),
+        };
+        let working = Mutex::new(working);
+        Ok(Engine { model, tokenizer, shape, context, load_time: start.elapsed(), working })
     }
 
-    /// The answer to a prompt, at once.
+    /// The answer to a prompt, at once: [`Sampling::default`] with the seed of the environment variable `BITNET_SEED`,
+    /// or 0, so that the same call gives the same text.
     ///
     /// # Errors
     /// See [`InferenceError`].
     pub fn generate(&self, prompt: &str, max_tokens: usize) -> Result<String, InferenceError> {
-        let _ = (prompt, max_tokens);
-        todo!()
+        let sampling = Sampling { seed: environment_seed()?, ..Sampling::default() };
+        let request = GenerateRequest { sampling, ..GenerateRequest::new(prompt, max_tokens) };
+        let mut text = String::new();
+        self.stream(&request, &mut |event| {
+            text.push_str(&event.text);
+            true
+        })?;
+        Ok(text)
     }
 
     /// A new, empty session.
     pub fn session(&self) -> Session<'_> {
-        todo!()
+        Session::new(self)
     }
 
-    /// One-shot request with a callback per event; return false from it to stop.
+    /// One-shot request with a callback per event; return false from it to stop. The reason is `None` when the callback
+    /// stopped it.
     ///
     /// # Errors
     /// See [`InferenceError`].
     pub fn stream(
         &self,
         request: &GenerateRequest,
-        on_event: &mut dyn FnMut(&crate::TokenEvent) -> bool,
-    ) -> Result<(crate::FinishReason, crate::Usage), InferenceError> {
-        let _ = (request, on_event);
-        todo!()
+        on_event: &mut dyn FnMut(&TokenEvent) -> bool,
+    ) -> Result<(Option<FinishReason>, Usage), InferenceError> {
+        let mut session = self.session();
+        let mut generation = session.generate(request)?;
+        while let Some(event) = generation.next() {
+            if !on_event(&event?) {
+                break;
+            }
+        }
+        Ok((generation.finish_reason(), generation.usage()))
     }
 
-    /// Logits at every position of `ids`, `[ids, vocab]`, row-major.
+    /// Logits at every position of `ids`, `[ids, vocab]`, row-major. Works beside the sessions, in memory of its own.
     ///
     /// # Errors
     /// Ids outside the vocabulary, or more than the context.
     pub fn logits(&self, ids: &[u32]) -> Result<Vec<f32>, InferenceError> {
-        let _ = ids;
-        todo!()
+        let mut all = Vec::new();
+        Evaluation::new(self, ids.len())?.run(ids, 0, &mut |_, logits| all.extend_from_slice(logits))?;
+        Ok(all)
     }
 
-    /// One L2-normalised vector per text (embedding models; others use mean pooling on request).
+    /// One L2-normalised vector per text: pooled as the model says, and over the mean of all tokens for models that are
+    /// not embedding models.
     ///
     /// # Errors
     /// Text longer than the context.
     pub fn embed(&self, text: &str) -> Result<Vec<f32>, InferenceError> {
-        let _ = text;
-        todo!()
+        self.embed_ids(&self.encode(text, Encoding { bos: None, special: false })?)
+    }
+
+    /// As [`embed`](Self::embed), from token ids.
+    ///
+    /// # Errors
+    /// No ids, ids outside the vocabulary, or more than the context.
+    pub fn embed_ids(&self, ids: &[u32]) -> Result<Vec<f32>, InferenceError> {
+        self.check_ids(ids, self.context)?;
+        let hidden = self.model.config().hidden;
+        let pooling = self.model.config().pooling.unwrap_or(Pooling::Mean);
+        let mut rows = vec![0.0; self.shape.max_tokens.min(ids.len()) * hidden];
+        let mut pooled = vec![0.0f64; hidden];
+        let mut sequence = Sequence::new(ids.len());
+        let result = (|| {
+            let working = &mut *self.working();
+            ids.iter().for_each(|&id| sequence.push(id)); // no look at cached pages: they hold no hidden states
+            while sequence.computed() < ids.len() {
+                let (start, end) = self.next_chunk(&sequence);
+                self.fill_batch(working, &mut sequence, start, end, 0)?;
+                let rows = &mut rows[..(end - start) * hidden];
+                self.model.hidden(&mut working.state, &working.batch, rows);
+                sequence.advance(end, &mut working.pool);
+                if pooling == Pooling::Last {
+                    pooled.fill(0.0);
+                }
+                let first = if pooling == Pooling::Last { rows.len() - hidden } else { 0 };
+                for row in rows[first..].chunks_exact(hidden) {
+                    pooled.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
+                }
+            }
+            Ok(())
+        })();
+        sequence.truncate(0, &mut self.working().pool);
+        result.and_then(|()| normalize(&pooled))
     }
 
     /// The tokenizer, if there is one.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
-        todo!()
+        self.tokenizer.as_ref().ok()
     }
+
+    /// The tokenizer, or why there is none.
+    ///
+    /// # Errors
+    /// [`InferenceError::NoTokenizer`].
+    pub fn require_tokenizer(&self) -> Result<&Tokenizer, InferenceError> {
+        self.tokenizer.as_ref().map_err(|reason| InferenceError::NoTokenizer { reason: reason.clone() })
+    }
+
+    /// The network: its config, notes, memory plan.
+    pub fn model(&self) -> &Model<Cpu> {
+        &self.model
+    }
+
+    /// Positions of a session.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Bytes that this engine was planned to need.
+    pub fn plan(&self) -> MemoryPlan {
+        self.model.plan(self.shape)
+    }
+
+    /// How long opening took.
+    pub fn load_time(&self) -> Duration {
+        self.load_time
+    }
+
+    pub(crate) fn shape(&self) -> StateShape {
+        self.shape
+    }
+
+    pub(crate) fn encode(&self, text: &str, how: Encoding) -> Result<Vec<u32>, InferenceError> {
+        Ok(self.require_tokenizer()?.encode(text, how)?)
+    }
+
+    pub(crate) fn prompt_ids(&self, request: &GenerateRequest) -> Result<Vec<u32>, InferenceError> {
+        match &request.prompt {
+            Prompt::Ids(ids) => Ok(ids.clone()),
+            Prompt::Text(text) => self.encode(text, Encoding { bos: request.bos, special: request.special }),
+        }
+    }
+
+    /// Refuses an empty prompt, ids outside the vocabulary, and more than `context` of them.
+    pub(crate) fn check_ids(&self, ids: &[u32], context: usize) -> Result<(), InferenceError> {
+        let vocab = self.model.config().vocab;
+        let refuse = |reason: String| Err(InferenceError::Option { option: "prompt", reason });
+        if ids.is_empty() {
+            return refuse("is empty, and the model has no begin-of-sequence token to start from".into());
+        }
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
+            return refuse(format!("token {id} is not below the vocabulary size {vocab}"));
+        }
+        if ids.len() > context {
+            return Err(InferenceError::ContextFull { tokens: ids.len(), context });
+        }
+        Ok(())
+    }
+
+    /// Computes the next chunk of what a sequence lacks; with its last token, `logits` are filled.
+    pub(crate) fn step(&self, sequence: &mut Sequence, logits: &mut [f32]) -> Result<(), InferenceError> {
+        let working = &mut *self.working();
+        let (start, end) = self.next_chunk(sequence);
+        let last = end == sequence.tokens().len();
+        self.fill_batch(working, sequence, start, end, usize::from(last))?;
+        self.model.forward(&mut working.state, &working.batch);
+        if last {
+            self.model.read_logits(&working.state, logits);
+        }
+        sequence.advance(end, &mut working.pool);
+        Ok(())
+    }
+
+    /// Runs `change` on the page pool.
+    pub(crate) fn with_pool<T>(&self, change: impl FnOnce(&mut PagePool) -> T) -> T {
+        change(&mut self.working().pool)
+    }
+
+    fn next_chunk(&self, sequence: &Sequence) -> (usize, usize) {
+        let start = sequence.computed();
+        (start, sequence.tokens().len().min(start + self.shape.max_tokens))
+    }
+
+    fn fill_batch(
+        &self,
+        working: &mut Working,
+        sequence: &mut Sequence,
+        start: usize,
+        end: usize,
+        logits: usize,
+    ) -> Result<(), InferenceError> {
+        let Working { state, pool, batch } = working;
+        sequence.reserve(end, pool, |from, to| self.model.copy_page(state, from, to))?;
+        batch.clear();
+        batch.push(start, &sequence.tokens()[start..end], sequence.pages(), logits);
+        Ok(())
+    }
+
+    /// A panic in another thread leaves nothing half-done that is used again: positions count as computed only after
+    /// the step.
+    fn working(&self) -> MutexGuard<'_, Working> {
+        self.working.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn positive(option: &'static str, value: usize) -> Result<(), InferenceError> {
+    match value {
+        0 => Err(InferenceError::Option { option, reason: "must be at least 1".into() }),
+        _ => Ok(()),
+    }
+}
+
+/// `BITNET_SEED`, or 0.
+fn environment_seed() -> Result<u64, InferenceError> {
+    match std::env::var("BITNET_SEED") {
+        Err(_) => Ok(0),
+        Ok(seed) => seed.trim().parse().map_err(|_| InferenceError::Option {
+            option: "BITNET_SEED",
+            reason: format!("{seed:?} is not a whole number between 0 and {}", u64::MAX),
+        }),
+    }
+}
+
+/// Divides by the Euclidean length.
+fn normalize(vector: &[f64]) -> Result<Vec<f32>, InferenceError> {
+    let length = vector.iter().map(|x| x * x).sum::<f64>().sqrt();
+    if !(length.is_finite() && length > 0.0) {
+        return Err(InferenceError::Degenerate(format!("the embedding has length {length}")));
+    }
+    Ok(vector.iter().map(|x| (x / length) as f32).collect())
 }

@@ -1,6 +1,7 @@
 //! Why a request fails.
 
 use bitnet_formats::FormatError;
+use bitnet_kernels::KernelError;
 use bitnet_models::ModelError;
 
 /// Errors of loading and generating.
@@ -12,6 +13,9 @@ pub enum InferenceError {
     /// The file itself.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// The backend cannot be set up as wanted.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
     /// The prompt (and answer) do not fit the context.
     #[error(
         "{tokens} tokens do not fit the context of {context}; shorten the prompt, raise the context length, or choose a sliding context"
@@ -22,6 +26,17 @@ pub enum InferenceError {
         /// Positions there are.
         context: usize,
     },
+    /// Other sessions hold all KV pages.
+    #[error(
+        "all {pages} KV pages ({positions} positions) are in use by open sessions; end one, or open the engine with more \
+         KV pages"
+    )]
+    CacheFull {
+        /// Pages in the pool.
+        pages: usize,
+        /// Positions they hold.
+        positions: usize,
+    },
     /// A request option is outside its range.
     #[error("{option}: {reason}")]
     Option {
@@ -30,10 +45,13 @@ pub enum InferenceError {
         /// What is wrong.
         reason: String,
     },
-    /// The model's output makes no sense: NaN logits or one token for ever.
+    /// The model's output makes no sense: NaN or infinite logits.
     #[error("degenerate output: {0}")]
     Degenerate(String),
-    /// The model has no tokenizer and the prompt is text.
-    #[error("the model has no tokenizer: give one with --tokenizer, or pass token ids")]
-    NoTokenizer,
+    /// The prompt is text and there is no usable tokenizer.
+    #[error("no usable tokenizer ({reason}): give one with --tokenizer, or pass token ids")]
+    NoTokenizer {
+        /// Why there is none.
+        reason: String,
+    },
 }

@@ -129,7 +129,7 @@ impl GenerateRequest {
 }
 
 /// A token with its log-probability under the model's unmodified distribution.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct TokenLogprob {
     /// Token.
     pub id: u32,
@@ -137,7 +137,7 @@ pub struct TokenLogprob {
     pub logprob: f32,
 }
 
-/// One generated token.
+/// One generated token. The stop token is reported too, with whatever text was still held back.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenEvent {
     /// Token; text may lag behind it while a character or a possible stop text is incomplete.
@@ -153,7 +153,8 @@ pub struct TokenEvent {
 }
 
 /// Why generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     /// The model's stop token.
     EndOfText,
@@ -161,6 +162,32 @@ pub enum FinishReason {
     StopText,
     /// `max_tokens` reached.
     Length,
+    /// No position is left in the context, and the request has no `slide`.
+    ContextFull,
+    /// The same token came [`REPEAT_LIMIT`] times in a row.
+    Degenerate,
+}
+
+/// So many equal tokens in a row end a generation as [`FinishReason::Degenerate`].
+pub const REPEAT_LIMIT: usize = 64;
+
+impl std::fmt::Display for FinishReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            FinishReason::EndOfText => f.write_str("end of text"),
+            FinishReason::StopText => f.write_str("stop text"),
+            FinishReason::Length => f.write_str("token limit reached"),
+            FinishReason::ContextFull => {
+                f.write_str("context full; raise the context length, or choose a sliding context")
+            }
+            FinishReason::Degenerate => write!(
+                f,
+                "the same token {REPEAT_LIMIT} times in a row. Likely causes: the wrong gate activation, another I2_S \
+                 layout than declared, weight scales applied in the wrong direction, a missing begin-of-sequence token, \
+                 or greedy sampling without a repetition penalty"
+            ),
+        }
+    }
 }
 
 /// What a request cost.

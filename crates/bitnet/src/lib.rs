@@ -16,8 +16,11 @@ pub use bitnet_kernels as kernels;
 pub use bitnet_models as models;
 
 pub use bitnet_formats::Checkpoint;
+#[cfg(feature = "cpu")]
 pub use bitnet_inference::{
-    Engine, EngineOptions, FinishReason, GenerateRequest, Generation, InferenceError, Prompt, Sampling, Session,
-    TokenEvent, TokenLogprob, Usage,
+    BenchReport, BenchSpec, Engine, EngineOptions, Generation, Perplexity, Session, Spread, Windows, peak_memory,
+};
+pub use bitnet_inference::{
+    FinishReason, GenerateRequest, InferenceError, Prompt, Sampling, TokenEvent, TokenLogprob, Usage,
 };
 pub use bitnet_models::{ChatTemplate, LoadOptions, Message, Tokenizer};

@@ -10,7 +10,7 @@ use crate::interrupt::Watch;
 use crate::model_args::ModelArgs;
 use crate::sampling_args::SamplingArgs;
 use anyhow::Context;
-use bitnet::{Engine, GenerateRequest, InferenceError, Message, Prompt, Sampling, Session};
+use bitnet::{Engine, GenerateRequest, Message, Prompt, Sampling, Session};
 use clap::Args;
 use input::Input;
 use std::io::{self, Write};
@@ -44,7 +44,7 @@ pub(crate) struct ChatArgs {
 
 pub(crate) fn run(args: &ChatArgs, console: &Console) -> anyhow::Result<()> {
     let engine = args.model.engine(console)?;
-    let tokenizer = engine.tokenizer().ok_or(InferenceError::NoTokenizer)?;
+    let tokenizer = engine.require_tokenizer()?;
     let mut chat = Chat {
         prompt: ChatPrompt::new(tokenizer, &args.template)?,
         session: engine.session(),

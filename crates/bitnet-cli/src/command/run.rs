@@ -129,6 +129,8 @@ fn reason_name(reason: FinishReason) -> &'static str {
         FinishReason::EndOfText => "end_of_text",
         FinishReason::StopText => "stop_text",
         FinishReason::Length => "length",
+        FinishReason::ContextFull => "context_full",
+        FinishReason::Degenerate => "degenerate",
     }
 }
 
@@ -149,6 +151,8 @@ pub(crate) fn statistics(usage: &Usage, reason: Option<FinishReason>, seed: Opti
         Some(FinishReason::EndOfText) => "the model ended its text",
         Some(FinishReason::StopText) => "stop text",
         Some(FinishReason::Length) => "token limit",
+        Some(FinishReason::ContextFull) => "context full",
+        Some(FinishReason::Degenerate) => "one token repeated without end",
         None => "interrupted",
     };
     let seed = seed.map(|s| format!("; seed {s}")).unwrap_or_default();

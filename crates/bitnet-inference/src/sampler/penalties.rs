@@ -60,10 +60,10 @@ impl Candidates {
         }
         let tail = &history[history.len() - (n - 1)..];
         for ngram in history.windows(n) {
-            if &ngram[..n - 1] == tail {
-                if let Some(c) = self.find(ngram[n - 1]) {
-                    c.logit = f64::NEG_INFINITY;
-                }
+            if &ngram[..n - 1] == tail
+                && let Some(c) = self.find(ngram[n - 1])
+            {
+                c.logit = f64::NEG_INFINITY;
             }
         }
         self.list.retain(|c| c.logit > f64::NEG_INFINITY);

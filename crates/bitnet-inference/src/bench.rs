@@ -1,0 +1,181 @@
+//! Speed of an engine, and how near it comes to what memory allows.
+
+use crate::sampler::{Random, Sampler};
+use crate::sequence::Sequence;
+use crate::{Engine, InferenceError, Sampling};
+use std::time::Instant;
+
+/// What to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BenchSpec {
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    /// Tokens to generate after it.
+    pub new: usize,
+    /// Repetitions, after one that is not counted.
+    pub reps: usize,
+}
+
+/// Median and extremes of repeated measurements.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Spread {
+    /// Half of the values are not above it.
+    pub median: f64,
+    /// Smallest value.
+    pub min: f64,
+    /// Largest value.
+    pub max: f64,
+}
+
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let at = |i: usize| values.get(i).copied().unwrap_or(f64::NAN);
+        let n = values.len();
+        Spread { median: (at(n.saturating_sub(1) / 2) + at(n / 2)) / 2.0, min: at(0), max: at(n.saturating_sub(1)) }
+    }
+}
+
+/// Result of a measurement.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct BenchReport {
+    /// Threads used.
+    pub threads: usize,
+    /// Instruction-set tier used.
+    pub isa: String,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens generated.
+    pub new_tokens: usize,
+    /// Prompt tokens per second.
+    pub prompt_speed: Spread,
+    /// Generated tokens per second, each after the first.
+    pub decode_speed: Spread,
+    /// Seconds from an opened model to the first token.
+    pub first_token: Spread,
+    /// Seconds to open the model.
+    pub load: f64,
+    /// Largest resident memory of the process so far, in bytes; see [`peak_memory`].
+    pub peak_memory: Option<u64>,
+    /// Bytes of weights read for one token.
+    pub bytes_per_token: u64,
+    /// Bytes per second that the same number of threads can read from memory.
+    pub read_bandwidth: f64,
+    /// `read_bandwidth / bytes_per_token`: tokens per second that no engine can exceed.
+    pub decode_bound: f64,
+    /// Median decode speed over `decode_bound`.
+    pub decode_ratio: f64,
+}
+
+impl Engine {
+    /// Measures prompt and decode speed with random prompts (no two alike, so nothing comes from the cache) and greedy
+    /// tokens. `progress` hears the repetitions done; when it returns false, those done so far are reported.
+    ///
+    /// # Errors
+    /// Zero tokens or repetitions, more tokens than the context, or what generating fails with.
+    pub fn bench(
+        &self,
+        spec: BenchSpec,
+        progress: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<BenchReport, InferenceError> {
+        let BenchSpec { prompt, new, reps } = spec;
+        for (option, value) in [("prompt", prompt), ("new tokens", new), ("repetitions", reps)] {
+            if value == 0 {
+                return Err(InferenceError::Option { option, reason: "must be at least 1".into() });
+            }
+        }
+        if prompt.saturating_add(new) > self.context() {
+            let tokens = prompt.saturating_add(new);
+            return Err(InferenceError::ContextFull { tokens, context: self.context() });
+        }
+        let mut random = Random::new(0);
+        let (mut prompt_speeds, mut decode_speeds, mut first_tokens) = (Vec::new(), Vec::new(), Vec::new());
+        for rep in 0..=reps {
+            let (read, decoded) = self.measure(&mut random, prompt, new)?;
+            if rep > 0 {
+                prompt_speeds.push(prompt as f64 / read);
+                first_tokens.push(read);
+                if new > 1 {
+                    decode_speeds.push((new - 1) as f64 / decoded);
+                }
+            }
+            if !progress(rep) && rep > 0 {
+                break;
+            }
+        }
+        let cpu = self.model().backend();
+        let bytes_per_token = self.model().bytes_per_token();
+        let read_bandwidth = bitnet_kernels::read_bandwidth(cpu.threads());
+        let decode_speed = Spread::of(decode_speeds);
+        let decode_bound = read_bandwidth / bytes_per_token as f64;
+        Ok(BenchReport {
+            threads: cpu.threads(),
+            isa: cpu.isa().to_string(),
+            prompt_tokens: prompt,
+            new_tokens: new,
+            prompt_speed: Spread::of(prompt_speeds),
+            decode_speed,
+            first_token: Spread::of(first_tokens),
+            load: self.load_time().as_secs_f64(),
+            peak_memory: peak_memory(),
+            bytes_per_token,
+            read_bandwidth,
+            decode_bound,
+            decode_ratio: decode_speed.median / decode_bound,
+        })
+    }
+
+    /// Seconds to the first token of a random prompt, and for the `new - 1` tokens after it.
+    fn measure(&self, random: &mut Random, prompt: usize, new: usize) -> Result<(f64, f64), InferenceError> {
+        let vocab = self.model().config().vocab;
+        let mut sampler = Sampler::new(vocab, &Sampling::greedy())?;
+        let mut logits = vec![0.0; vocab];
+        let mut sequence = Sequence::new(self.context());
+        (0..prompt).for_each(|_| sequence.push((random.uniform() * vocab as f64) as u32));
+        let mut next = |sequence: &mut Sequence| {
+            while sequence.computed() < sequence.tokens().len() {
+                self.step(sequence, &mut logits)?;
+            }
+            sequence.push(sampler.sample(&logits, sequence.tokens())?);
+            Ok(())
+        };
+        let start = Instant::now();
+        let result = next(&mut sequence).and_then(|()| {
+            let read = start.elapsed();
+            let start = Instant::now();
+            (1..new).try_for_each(|_| next(&mut sequence))?;
+            Ok((read.as_secs_f64(), start.elapsed().as_secs_f64()))
+        });
+        self.with_pool(|pool| sequence.truncate(0, pool));
+        result
+    }
+}
+
+/// Largest resident memory of this process so far, in bytes (`VmHWM`). `None` where the system does not say: only
+/// Linux does without a system call that this crate, which is free of `unsafe`, cannot make.
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spread() {
+        assert_eq!(Spread::of(vec![3.0, 1.0, 2.0]), Spread { median: 2.0, min: 1.0, max: 3.0 });
+        assert_eq!(Spread::of(vec![4.0, 1.0, 2.0, 3.0]), Spread { median: 2.5, min: 1.0, max: 4.0 });
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn peak_memory_grows_with_use() {
+        let before = peak_memory().expect("Linux says");
+        let block = std::hint::black_box(vec![1u8; 64 << 20]);
+        let after = peak_memory().expect("Linux says");
+        assert!(after >= (64 << 20) && after >= before, "{before} {after} {}", block.len());
+    }
+}
