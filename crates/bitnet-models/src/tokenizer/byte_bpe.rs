@@ -46,19 +46,26 @@ impl ByteBpe {
         self.encode_words(vocabulary, text, ids)
     }
 
+    /// The rank of joining `both[..mid]` and `both[mid..]`, if they may be joined.
+    pub(super) fn rank(&self, vocabulary: &Vocabulary, both: &[u8], mid: usize) -> Option<u32> {
+        match &self.ranks {
+            Ranks::Ids => vocabulary.piece(both),
+            Ranks::Merges(merges) => merges.rank(both, mid),
+        }
+    }
+
     fn encode_words(&self, vocabulary: &Vocabulary, text: &str, ids: &mut Vec<u32>) -> Result<(), ModelError> {
         let (mut merger, mut spelled) = (Merger::default(), String::new());
         self.words.split(text, &mut |word| {
             spelled.clear();
             byte_level::spell(word.as_bytes(), &mut spelled);
-            if self.whole_words && let Some(id) = vocabulary.piece(spelled.as_bytes()) {
+            if self.whole_words
+                && let Some(id) = vocabulary.piece(spelled.as_bytes())
+            {
                 ids.push(id);
                 return Ok(());
             }
-            let symbols = merger.merge(&spelled, |both, mid| match &self.ranks {
-                Ranks::Ids => vocabulary.piece(both),
-                Ranks::Merges(merges) => merges.rank(both, mid),
-            });
+            let symbols = merger.merge(&spelled, |both, mid| self.rank(vocabulary, both, mid));
             for symbol in symbols {
                 if let Some(id) = vocabulary.piece(symbol.as_bytes()) {
                     ids.push(id);

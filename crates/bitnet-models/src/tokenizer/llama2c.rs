@@ -26,6 +26,11 @@ pub(super) fn beside(model: &Path, vocab: usize) -> Result<Tokenizer, ModelError
     Ok(tokenizer)
 }
 
+/// Whether `bytes` start like a tokenizer: the first token is `<unk>` and fits the stated greatest length.
+pub(super) fn recognise(bytes: &[u8]) -> bool {
+    bytes.get(8..17) == Some(b"\x05\0\0\0<unk>")
+}
+
 /// Reads a `tokenizer.bin`.
 pub(super) fn read(bytes: &[u8]) -> Result<Tokenizer, ModelError> {
     let cut = |what: &str| ModelError::Tokenizer(format!("llama2.c tokenizer: {what}"));
@@ -61,5 +66,5 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tokenizer, ModelError> {
     let vocabulary = Vocabulary::new(Spelling::Metaspace, texts, kinds)?;
     let algorithm = SentencePiece::new(scores, true, Some(0))?;
     let specials = Specials { bos: Some(1), eos: Some(2), add_bos: true, ..Specials::default() };
-    Tokenizer::new(vocabulary, Algorithm::SentencePiece(algorithm), specials, None)
+    Tokenizer::new(vocabulary, Algorithm::SentencePiece(algorithm), specials)
 }

@@ -79,7 +79,10 @@ mod tests {
 
     fn merged(text: &str, merges: &[(&str, &str)]) -> Vec<String> {
         let priority = |both: &[u8], mid: usize| {
-            merges.iter().position(|(l, r)| l.as_bytes() == &both[..mid] && r.as_bytes() == &both[mid..]).map(|i| i as u32)
+            merges
+                .iter()
+                .position(|(l, r)| l.as_bytes() == &both[..mid] && r.as_bytes() == &both[mid..])
+                .map(|i| i as u32)
         };
         Merger::default().merge(text, priority).map(String::from).collect()
     }

@@ -17,7 +17,7 @@ mod vocabulary;
 
 pub use stream::DecodeStream;
 
-use crate::{ChatTemplate, ModelError};
+use crate::{ChatTemplate, ModelError, catalogue};
 use bitnet_formats::{Checkpoint, Source, gguf::Value};
 use byte_bpe::ByteBpe;
 use hugging_face::HuggingFace;
@@ -80,11 +80,8 @@ impl Tokenizer {
     /// When there is none, or it is damaged.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, ModelError> {
         match &checkpoint.source {
-            Source::Gguf(metadata) => gguf::read(metadata),
-            Source::HuggingFace(_) => {
-                let path = &checkpoint.path;
-                files::open_directory(if path.is_dir() { path } else { path.parent().unwrap_or(path) })
-            }
+            Source::Gguf(metadata) => gguf::read(metadata, catalogue::of(checkpoint)),
+            Source::HuggingFace(config) => files::open_directory(&config.dir),
             Source::Llama2c(header) => llama2c::beside(&checkpoint.path, header.vocab_size),
         }
     }
@@ -98,12 +95,7 @@ impl Tokenizer {
         files::open(path)
     }
 
-    fn new(
-        vocabulary: Vocabulary,
-        algorithm: Algorithm,
-        specials: Specials,
-        template: Option<ChatTemplate>,
-    ) -> Result<Self, ModelError> {
+    fn new(vocabulary: Vocabulary, algorithm: Algorithm, specials: Specials) -> Result<Self, ModelError> {
         let Specials { bos, eos, mut stops, add_bos, add_eos } = specials;
         stops.extend(eos);
         for id in stops.iter().chain(&bos) {
@@ -117,7 +109,7 @@ impl Tokenizer {
         stops.dedup();
         let prefix = bos.filter(|_| add_bos).into_iter().collect();
         let suffix = eos.filter(|_| add_eos).into_iter().collect();
-        Ok(Self { vocabulary, algorithm, bos, eos, stops, prefix, suffix, template, notes: Vec::new() })
+        Ok(Self { vocabulary, algorithm, bos, eos, stops, prefix, suffix, template: None, notes: Vec::new() })
     }
 
     /// Text → ids. With `how.special` a begin-of-sequence that the text itself starts with is not doubled.

@@ -172,9 +172,10 @@ mod tests {
 
     #[test]
     fn giving_back_equals_the_look_ahead() {
-        let mut texts: Vec<String> = ["  a", "\t\tb  \n c \r\n\r\n  d   ", " 'S 'll don't 12345 6\u{a0}\u{a0}x", "", " "]
-            .map(String::from)
-            .to_vec();
+        let mut texts: Vec<String> =
+            ["  a", "\t\tb  \n c \r\n\r\n  d   ", " 'S 'll don't 12345 6\u{a0}\u{a0}x", "", " "]
+                .map(String::from)
+                .to_vec();
         // Every string of length 6 over the characters that matter.
         let alphabet = [' ', '\n', '\t', 'a', '1', '!', '\u{2003}'];
         for code in 0..7usize.pow(6) {

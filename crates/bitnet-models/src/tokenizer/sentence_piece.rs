@@ -35,8 +35,7 @@ impl SentencePiece {
         }
         spelled.extend(text.chars().map(|c| if c == ' ' { '▁' } else { c }));
         let mut merger = Merger::default();
-        let symbols =
-            merger.merge(&spelled, |both, _| vocabulary.piece(both).map(|id| self.priorities[id as usize]));
+        let symbols = merger.merge(&spelled, |both, _| vocabulary.piece(both).map(|id| self.priorities[id as usize]));
         for symbol in symbols {
             if let Some(id) = vocabulary.piece(symbol.as_bytes()) {
                 ids.push(id);

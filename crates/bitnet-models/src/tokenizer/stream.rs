@@ -48,8 +48,8 @@ impl<'a> DecodeStream<'a> {
                 continue;
             }
             // Only the last sequence can be the start of a character: `error_len` is None exactly then.
-            let unfinished = chunks.peek().is_none()
-                && std::str::from_utf8(invalid).is_err_and(|e| e.error_len().is_none());
+            let unfinished =
+                chunks.peek().is_none() && std::str::from_utf8(invalid).is_err_and(|e| e.error_len().is_none());
             if unfinished && !end {
                 kept = invalid.len();
             } else {

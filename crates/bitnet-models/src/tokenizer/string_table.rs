@@ -129,7 +129,8 @@ mod tests {
         for (i, word) in words.iter().enumerate() {
             index.insert(word.as_bytes(), 7, i as u32, |_| false);
         }
-        let find = |key: &str, salt| index.find(key.as_bytes(), salt, |i| table.get(i as usize) == Some(key.as_bytes()));
+        let find =
+            |key: &str, salt| index.find(key.as_bytes(), salt, |i| table.get(i as usize) == Some(key.as_bytes()));
         for (i, word) in words.iter().enumerate() {
             assert_eq!(find(word, 7), Some(i as u32));
         }

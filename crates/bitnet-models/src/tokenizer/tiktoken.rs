@@ -4,7 +4,7 @@ use super::byte_bpe::{ByteBpe, Ranks};
 use super::byte_level;
 use super::string_table::StringTable;
 use super::vocabulary::{Kind, Spelling, Vocabulary};
-use super::{Algorithm, Specials, Tokenizer};
+use super::{Algorithm, Specials, Tokenizer, files::Settings};
 use crate::ModelError;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -24,8 +24,8 @@ fn parse_line(line: &[u8]) -> Option<(Vec<u8>, usize)> {
     Some((STANDARD.decode(token).ok().filter(|t| !t.is_empty())?, rank.parse().ok()?))
 }
 
-/// Reads a rank file.
-pub(super) fn read(bytes: &[u8]) -> Result<Tokenizer, ModelError> {
+/// Reads a rank file; `settings` are those of the directory it lies in.
+pub(super) fn read(bytes: &[u8], settings: &Settings) -> Result<Tokenizer, ModelError> {
     let mut texts = StringTable::default();
     let mut spelled = String::new();
     for (number, line) in bytes.split(|&b| b == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
@@ -63,7 +63,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tokenizer, ModelError> {
         add_bos: llama3,
         ..Specials::default()
     };
-    Tokenizer::new(vocabulary, Algorithm::ByteBpe(ByteBpe::new(pre, Ranks::Ids)?), specials, None)
+    let specials = settings.apply(specials, &vocabulary)?;
+    Tokenizer::new(vocabulary, Algorithm::ByteBpe(ByteBpe::new(pre, Ranks::Ids)?), specials)?
+        .with_template(settings.template.clone(), Vec::new())
 }
 
 /// The 256 special tokens of Llama 3, from id 128,000 on.
@@ -71,7 +73,12 @@ fn llama3_specials() -> Vec<String> {
     let reserved = |i| format!("<|reserved_special_token_{i}|>");
     let mut names = vec!["<|begin_of_text|>".to_owned(), "<|end_of_text|>".to_owned()];
     names.extend((0..4).map(reserved));
-    names.extend(["<|start_header_id|>".to_owned(), "<|end_header_id|>".to_owned(), reserved(4), "<|eot_id|>".to_owned()]);
+    names.extend([
+        "<|start_header_id|>".to_owned(),
+        "<|end_header_id|>".to_owned(),
+        reserved(4),
+        "<|eot_id|>".to_owned(),
+    ]);
     names.extend((5..251).map(reserved));
     names
 }

@@ -180,9 +180,9 @@ impl Vocabulary {
 
     /// Any token by its text.
     pub(super) fn id(&self, text: &str) -> Option<u32> {
-        self.literal(text.as_bytes()).or_else(|| self.piece(text.as_bytes())).or_else(|| {
-            byte_of(text).and_then(|byte| self.byte_ids[byte as usize])
-        })
+        self.literal(text.as_bytes())
+            .or_else(|| self.piece(text.as_bytes()))
+            .or_else(|| byte_of(text).and_then(|byte| self.byte_ids[byte as usize]))
     }
 
     /// The SentencePiece token of a single byte.

@@ -1,0 +1,264 @@
+//! Tokenizers against reference encodings (`shared/data/tokenizers`, see its README for the origin of every set).
+
+use bitnet_formats::{Checkpoint, gguf};
+use bitnet_models::{Encoding, Tokenizer};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// No begin-of-sequence, special text is plain text: how the `.out` files were made.
+const PLAIN: Encoding = Encoding { bos: Some(false), special: false };
+
+/// A path in the shared data, or `None` with a loud note where a checkout has no shared data.
+fn shared(path: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data").join(path);
+    if !path.exists() {
+        eprintln!("SKIPPED: {} is absent", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+/// The 47 inputs of `inputs.inp`; the last is empty.
+fn inputs() -> Option<Vec<String>> {
+    let text = fs::read_to_string(shared("tokenizers/ggml-vocab/inputs.inp")?).unwrap();
+    let inputs: Vec<String> = text.split("\n__ggml_vocab_test__\n").map(String::from).collect();
+    assert_eq!(inputs.len(), 47);
+    Some(inputs)
+}
+
+/// Many scripts, combining and decomposed characters, controls, odd spaces, text that looks like special tokens.
+const SAMPLES: &str = include_str!("data/samples.txt");
+
+fn samples() -> Vec<String> {
+    let mut texts: Vec<String> = SAMPLES.split("\n====\n").map(String::from).collect();
+    texts.extend(
+        ["", " ", "  ", "\n", "\u{0}", "\u{7f}\u{80}", "<s></s><unk>", "<|eot_id|>", "<0x41>"].map(String::from),
+    );
+    texts.push("a".repeat(5000));
+    texts.push(" \n\t".repeat(500));
+    texts
+}
+
+/// Encodes the inputs and compares with an `.out` file; decodes, at once and streamed, and compares with the inputs;
+/// stores the tokenizer in a GGUF file and compares the one opened from there.
+fn check(tokenizer: &str, expected: &str) {
+    let (Some(inputs), Some(path), Some(expected)) =
+        (inputs(), shared(tokenizer), shared(&format!("tokenizers/ggml-vocab/{expected}")))
+    else {
+        return;
+    };
+    let tokenizer = Tokenizer::open(&path).unwrap();
+    let name = path.display();
+    let expected = fs::read_to_string(expected).unwrap();
+    let lines: Vec<&str> = expected.split('\n').collect();
+    assert_eq!(lines.len(), 47);
+    for (input, expected) in inputs.iter().zip(lines) {
+        let expected: Vec<u32> = expected.split_whitespace().map(|id| id.parse().unwrap()).collect();
+        assert_eq!(tokenizer.encode(input, PLAIN).unwrap(), expected, "{name}: {input:?}");
+        assert_eq!(&tokenizer.decode(&expected, false), input, "{name}");
+        assert_eq!(&streamed(&tokenizer, &expected), input, "{name}: streamed");
+    }
+    same_after_gguf(&tokenizer, inputs.into_iter().chain(samples()));
+}
+
+fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {
+    let mut stream = tokenizer.stream();
+    let mut text: String = ids.iter().map(|&id| stream.push(id).to_owned()).collect();
+    text.push_str(stream.finish());
+    text
+}
+
+/// Writes the tokenizer into a GGUF file, opens it again and compares everything a caller can see.
+fn same_after_gguf(tokenizer: &Tokenizer, texts: impl IntoIterator<Item = String>) {
+    let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+    let mut metadata = gguf::Metadata::new();
+    metadata.set("general.architecture", gguf::Value::String("llama".into()));
+    for (key, value) in tokenizer.gguf_metadata().unwrap() {
+        metadata.set(key, value);
+    }
+    gguf::write(file.path(), &metadata, Vec::new(), &mut |_, _| {}, &mut |_| Ok(())).unwrap();
+    let again = Tokenizer::from_checkpoint(&Checkpoint::open(file.path()).unwrap()).unwrap();
+    assert_eq!(again.vocab_size(), tokenizer.vocab_size());
+    assert_eq!((again.bos(), again.eos(), again.stop_ids()), (tokenizer.bos(), tokenizer.eos(), tokenizer.stop_ids()));
+    assert!(again.notes().is_empty(), "{:?}", again.notes());
+    for id in 0..tokenizer.vocab_size() as u32 {
+        assert_eq!((again.bytes(id), again.text(id)), (tokenizer.bytes(id), tokenizer.text(id)));
+    }
+    for text in texts {
+        for how in [PLAIN, Encoding { bos: None, special: true }, Encoding { bos: Some(true), special: false }] {
+            let ids = tokenizer.encode(&text, how).unwrap();
+            assert_eq!(again.encode(&text, how).unwrap(), ids, "{text:?} {how:?}");
+            assert_eq!(again.decode(&ids, true), tokenizer.decode(&ids, true));
+        }
+    }
+}
+
+#[test]
+fn gguf_falcon() {
+    check("tokenizers/ggml-vocab/falcon.gguf", "falcon.out");
+}
+
+#[test]
+fn gguf_gpt2() {
+    check("tokenizers/ggml-vocab/gpt-2.gguf", "gpt-2.out");
+}
+
+#[test]
+fn gguf_llama_spm() {
+    check("tokenizers/ggml-vocab/llama-spm.gguf", "llama-spm.out");
+}
+
+#[test]
+fn gguf_phi3() {
+    check("tokenizers/ggml-vocab/phi-3.gguf", "phi-3.out");
+}
+
+#[test]
+fn tiktoken_llama3() {
+    check("tokenizers/llama3/tokenizer.model", "llama-bpe.out");
+}
+
+#[test]
+fn tiktoken_qwen() {
+    check("tokenizers/qwen/qwen.tiktoken", "qwen2.out");
+}
+
+#[test]
+fn vocab_and_merges_gpt2() {
+    check("tokenizers/gpt2", "gpt-2.out");
+}
+
+#[test]
+fn sentence_piece_llama2() {
+    check("tokenizers/llama2/tokenizer.model", "llama-spm.out");
+}
+
+#[test]
+fn tokenizer_json_llama2() {
+    check("tokenizers/llama2/tokenizer.json", "llama-spm.out");
+}
+
+#[test]
+fn llama2c_llama2() {
+    check("tokenizers/llama2/tokenizer.bin", "llama-spm.out");
+}
+
+/// 622,159 ids of 3,117 stories, encoded by someone else.
+#[test]
+fn gpt2_encodes_tinystories_as_published() {
+    let (Some(path), Some(ids)) = (shared("tokenizers/gpt2"), shared("tokenizers/gpt2/tinystories-val.u16")) else {
+        return;
+    };
+    let tokenizer = Tokenizer::open(&path).unwrap();
+    let ids: Vec<u32> =
+        fs::read(ids).unwrap().as_chunks().0.iter().map(|&id| u32::from(u16::from_le_bytes(id))).collect();
+    assert_eq!(ids.len(), 622_159);
+    for story in ids.split(|&id| id == 50256) {
+        assert_eq!(tokenizer.encode(&tokenizer.decode(story, false), PLAIN).unwrap(), story);
+    }
+}
+
+/// The merges that stand for Llama 3's ranks are as many as the official GGUF of BitNet 2B-4T has.
+#[test]
+fn llama3_ranks_make_the_published_number_of_merges() {
+    let Some(path) = shared("tokenizers/llama3/tokenizer.model") else { return };
+    let tokenizer = Tokenizer::open(&path).unwrap();
+    assert_eq!(tokenizer.vocab_size(), 128_256);
+    assert_eq!((tokenizer.bos(), tokenizer.stop_ids()), (Some(128_000), &[128_001, 128_009][..]));
+    assert_eq!(tokenizer.id("<|start_header_id|>"), Some(128_006));
+    assert_eq!(tokenizer.id("<|reserved_special_token_250|>"), Some(128_255));
+    let metadata = tokenizer.gguf_metadata().unwrap();
+    let merges = metadata.iter().find(|(key, _)| key == "tokenizer.ggml.merges").unwrap();
+    let gguf::Value::Array(gguf::Array::String(merges)) = &merges.1 else { panic!("{merges:?}") };
+    assert_eq!(merges.len(), 280_147);
+}
+
+/// Special text becomes special tokens only where asked for, and begin-of-sequence stands once.
+#[test]
+fn special_text_and_begin_of_sequence() {
+    let Some(path) = shared("tokenizers/llama3/tokenizer.model") else { return };
+    let t = Tokenizer::open(&path).unwrap();
+    let encode = |text, bos, special| t.encode(text, Encoding { bos, special }).unwrap();
+    assert_eq!(encode("<|begin_of_text|>Hi<|eot_id|>", None, true), [128_000, 13_347, 128_009]);
+    assert_eq!(encode("Hi<|eot_id|>", None, true), [128_000, 13_347, 128_009]);
+    assert_eq!(encode("Hi", Some(true), false), [128_000, 13_347]);
+    let plain = encode("Hi<|eot_id|>", Some(false), false);
+    assert!(plain.len() > 4 && plain.iter().all(|&id| id < 128_000), "{plain:?}");
+    assert_eq!(t.decode(&plain, false), "Hi<|eot_id|>");
+    assert_eq!(t.decode(&[128_000, 13_347, 128_009], false), "Hi");
+    assert_eq!(t.decode(&[128_000, 13_347, 128_009], true), "<|begin_of_text|>Hi<|eot_id|>");
+}
+
+/// `greedy.json` holds prompts and their ids as transformers encodes them, with the leading begin-of-sequence.
+#[test]
+fn tiny_ternary_stories_as_transformers_encodes() {
+    let Some(path) = shared("models/tiny-ternary-stories") else { return };
+    let tokenizer = Tokenizer::open(&path).unwrap();
+    let golden: serde_json::Value = serde_json::from_slice(&fs::read(path.join("greedy.json")).unwrap()).unwrap();
+    let prompts = golden["prompts"].as_object().unwrap();
+    assert!(prompts.len() > 1);
+    for (text, expected) in prompts {
+        let expected: Vec<u32> = serde_json::from_value(expected["ids"].clone()).unwrap();
+        assert_eq!(tokenizer.encode(text, Encoding { bos: None, special: false }).unwrap(), expected);
+    }
+    assert_eq!((tokenizer.bos(), tokenizer.stop_ids()), (Some(0), &[0][..]));
+    same_after_gguf(&tokenizer, inputs().into_iter().flatten().chain(samples()));
+}
+
+#[test]
+fn llama2c_stories() {
+    let Some(path) = shared("models/stories260K/tok512.bin") else { return };
+    let tokenizer = Tokenizer::open(&path).unwrap();
+    assert_eq!((tokenizer.vocab_size(), tokenizer.bos(), tokenizer.eos()), (512, Some(1), Some(2)));
+    let text = fs::read_to_string(path.with_file_name("expected-greedy-200.txt")).unwrap();
+    let ids = tokenizer.encode(&text, Encoding { bos: None, special: false }).unwrap();
+    assert_eq!((ids[0], tokenizer.decode(&ids, false)), (1, text.clone()));
+    // After a token that is not begin-of-sequence the space of the first word is part of the text.
+    let mut stream = tokenizer.stream_after(Some(1));
+    assert!(text.starts_with(stream.push(ids[1])));
+    let mut stream = tokenizer.stream_after(Some(ids[1]));
+    assert!(stream.push(ids[1]).starts_with(' '));
+    same_after_gguf(&tokenizer, samples());
+}
+
+/// All sources decode back to the text they encoded, in one piece and streamed, token by token.
+#[test]
+fn round_trips() {
+    for name in
+        ["tokenizers/llama3/tokenizer.model", "tokenizers/qwen/qwen.tiktoken", "tokenizers/llama2/tokenizer.json"]
+    {
+        let Some(path) = shared(name) else { return };
+        let tokenizer = Tokenizer::open(&path).unwrap();
+        for text in samples() {
+            let ids = tokenizer.encode(&text, PLAIN).unwrap();
+            let decoded = tokenizer.decode(&ids, false);
+            match name {
+                n if n.contains("qwen") => {} // brings text to NFC first
+                n if n.contains("llama2") => assert_eq!(decoded, text.replace('▁', " ")), // cannot tell them apart
+                _ => assert_eq!(decoded, text),
+            }
+            assert_eq!(streamed(&tokenizer, &ids), decoded, "{name}");
+            // Cut anywhere, the stream gives what a whole decoding of the same ids gives.
+            for cut in 0..ids.len().min(40) {
+                assert_eq!(streamed(&tokenizer, &ids[cut..]), tokenizer.decode(&ids[cut..], false));
+                assert_eq!(streamed(&tokenizer, &ids[..cut]), tokenizer.decode(&ids[..cut], false));
+            }
+        }
+    }
+}
+
+#[test]
+fn damaged_and_foreign_files_are_refused() {
+    let refused = |path: &str, message: &str| {
+        let Some(path) = shared(path) else { return };
+        let error = Tokenizer::open(&path).unwrap_err().to_string();
+        assert!(error.contains(message), "{}: {error}", path.display());
+    };
+    refused("odd-files/bitnet-rs-corrupted-tokenizer.gguf", "vocab_size");
+    refused("odd-files/bitnet-rs-corrupted-tokenizer.json", "EOF");
+    refused("odd-files/bitnet-rs-llama3-128k.gguf", "tokenizer.ggml.tokens");
+    refused("tokenizers/ggml-vocab/bert-bge.gguf", "`bert` is not supported");
+    refused("models/tiny.safetensors", "not a tokenizer file");
+    refused("digits", "none of tokenizer.json");
+    assert!(Tokenizer::open(Path::new("no-such-file")).unwrap_err().to_string().contains("no-such-file"));
+}
