@@ -6,6 +6,7 @@ use crate::weights::{Loader, WeightBytes};
 use crate::{Config, LoadOptions, ModelError};
 use bitnet_formats::Checkpoint;
 use bitnet_kernels::PAGE_LEN;
+use std::cell::Cell;
 use std::convert::Infallible;
 
 /// Bytes a model needs, as computed before anything is allocated.
@@ -62,24 +63,21 @@ impl MemoryPlan {
 
     /// The sum over weights that were loaded and a state of the given shape.
     pub(crate) fn new(config: &Config, weights: &WeightBytes, shape: StateShape) -> MemoryPlan {
-        let mut activations = 0u64;
-        let count = |total: &std::cell::Cell<u64>, bytes: usize| {
-            total.set(total.get().saturating_add(bytes as u64));
+        let activations = Cell::new(0u64);
+        let count = |bytes: usize| {
+            activations.set(activations.get().saturating_add(bytes as u64));
             Ok::<(), Infallible>(())
         };
-        let total = std::cell::Cell::new(0);
-        let mut rows = |capacity: usize, cols: usize| count(&total, capacity.saturating_mul(cols).saturating_mul(4));
-        let mut int8 = |capacity: usize, cols: usize| count(&total, capacity.saturating_mul(int8_row(cols)));
-        if Buffers::new(config, weights, shape, &mut rows, &mut int8).is_ok() {
-            activations = total.get();
-        }
+        let mut rows = |capacity: usize, cols: usize| count(capacity.saturating_mul(cols).saturating_mul(4));
+        let mut int8 = |capacity: usize, cols: usize| count(capacity.saturating_mul(int8_row(cols)));
+        let Ok(_) = Buffers::new(config, weights, shape, &mut rows, &mut int8);
         let positions = shape.kv_pages.saturating_mul(PAGE_LEN) as u64;
         let per_position = 2 * 4 * (config.layers * config.kv_width()) as u64;
         MemoryPlan {
             mapped_weights: weights.mapped,
             owned_weights: weights.owned,
             kv: positions.saturating_mul(per_position),
-            activations,
+            activations: activations.get(),
         }
     }
 

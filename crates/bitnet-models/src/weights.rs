@@ -461,3 +461,7 @@ fn looks_ternary(tensor: &Tensor, cols: usize) -> bool {
     let mut magnitudes = row.iter().map(|w| w.abs()).filter(|&w| w > 0.0);
     magnitudes.next().is_some_and(|first| magnitudes.all(|w| w == first))
 }
+
+#[cfg(test)]
+#[path = "weights_golden.rs"]
+mod golden;

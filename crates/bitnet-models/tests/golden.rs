@@ -1,9 +1,9 @@
 //! Whole models against other people's engines: every folder of `shared/crossval`, its GGUF files, and the small
 //! trained models. Other engines reduce in another order, so these tests have the tolerances of the golden data.
 
-#[path = "golden/oracle.rs"]
+#[path = "support/oracle.rs"]
 mod oracle;
-#[path = "golden/runner.rs"]
+#[path = "support/runner.rs"]
 mod runner;
 
 use bitnet_formats::Checkpoint;
