@@ -23,9 +23,9 @@ impl TemplateArgs {
     fn given(&self, tokenizer: &Tokenizer) -> anyhow::Result<Option<ChatTemplate>> {
         let Some(path) = &self.template else { return Ok(None) };
         let source = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let literal = |id: Option<u32>| id.map(|id| tokenizer.decode(&[id], true)).unwrap_or_default();
-        let (bos, eos) = (literal(tokenizer.bos()), literal(tokenizer.stop_ids().first().copied()));
-        Ok(Some(ChatTemplate::new(&source, &bos, &eos).with_context(|| path.display().to_string())?))
+        let literal = |id: Option<u32>| id.and_then(|id| tokenizer.text(id)).unwrap_or_default();
+        let (bos, eos) = (literal(tokenizer.bos()), literal(tokenizer.eos()));
+        Ok(Some(ChatTemplate::new(&source, bos, eos).with_context(|| path.display().to_string())?))
     }
 }
 

@@ -2,8 +2,8 @@
 
 use crate::console::Console;
 use anyhow::Context;
-use bitnet::formats::{I2sLayout, OpenOptions, TileParams};
-use bitnet::kernels::Activation;
+use bitnet::formats::{I2sLayout, OpenOptions, Source, TileParams};
+use bitnet::kernels::{Activation, Isa};
 use bitnet::models::Activations;
 use bitnet::{Checkpoint, Engine, EngineOptions, LoadOptions, Tokenizer};
 use clap::{Args, ValueEnum};
@@ -54,7 +54,7 @@ pub(crate) struct ModelArgs {
     pub(crate) threads: Option<usize>,
     /// Use at most this instruction set (see `bitnet doctor`) [default: BITNET_ISA, or the best]
     #[arg(long, value_name = "TIER", help_heading = "Model")]
-    pub(crate) isa: Option<String>,
+    pub(crate) isa: Option<Isa>,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
 }
@@ -164,7 +164,11 @@ impl ModelPath {
     pub(crate) fn tokenizer(&self, console: &Console) -> anyhow::Result<Tokenizer> {
         match (&self.tokenizer, &self.model) {
             (Some(path), _) => Ok(Tokenizer::open(path)?),
-            (None, Some(path)) => Ok(Tokenizer::open(path)?),
+            (None, Some(path)) => Tokenizer::open(path).or_else(|not_a_tokenizer| match Checkpoint::open(path) {
+                // The only model file whose tokenizer lies beside it.
+                Ok(model @ Checkpoint { source: Source::Llama2c(_), .. }) => Ok(Tokenizer::from_checkpoint(&model)?),
+                _ => Err(not_a_tokenizer.into()),
+            }),
             (None, None) => Ok(Tokenizer::from_checkpoint(&default_checkpoint(console)?)?),
         }
     }
@@ -175,7 +179,7 @@ impl ModelArgs {
         EngineOptions {
             context: self.context,
             threads: self.threads,
-            isa: self.isa.clone(),
+            isa: self.isa.map(|isa| isa.to_string()),
             tokenizer: self.path.tokenizer.clone(),
             load: self.load.options(),
             ..EngineOptions::default()
@@ -188,6 +192,22 @@ impl ModelArgs {
         Engine::from_checkpoint(&checkpoint, self.options())
             .with_context(|| format!("cannot load {}", self.path.name()))
     }
+}
+
+/// Loads a model and passes on what it has to say about its file.
+pub(crate) fn load_engine(
+    path: &ModelPath,
+    load: &LoadArgs,
+    options: EngineOptions,
+    console: &Console,
+) -> anyhow::Result<Engine> {
+    let checkpoint = path.checkpoint(load, console)?;
+    let engine =
+        Engine::from_checkpoint(&checkpoint, options).with_context(|| format!("cannot load {}", path.name()))?;
+    for note in engine.model().notes() {
+        console.note(note);
+    }
+    Ok(engine)
 }
 
 /// The model inside this program, for when none is given.

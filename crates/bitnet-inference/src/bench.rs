@@ -105,6 +105,7 @@ impl Engine {
         }
         let cpu = self.model().backend();
         let bytes_per_token = self.model().bytes_per_token();
+        let peak_memory = peak_memory(); // before the bandwidth is measured, which takes much memory
         let read_bandwidth = bitnet_kernels::read_bandwidth(cpu.threads());
         let decode_speed = Spread::of(decode_speeds);
         let decode_bound = read_bandwidth / bytes_per_token as f64;
@@ -117,7 +118,7 @@ impl Engine {
             decode_speed,
             first_token: Spread::of(first_tokens),
             load: self.load_time().as_secs_f64(),
-            peak_memory: peak_memory(),
+            peak_memory,
             bytes_per_token,
             read_bandwidth,
             decode_bound,

@@ -37,6 +37,23 @@ pub struct EngineOptions {
     pub load: LoadOptions,
 }
 
+impl EngineOptions {
+    /// Positions of a session, and the working memory of an engine, for a model trained on `trained` positions: what
+    /// [`MemoryPlan::of`] needs to plan an engine that is not loaded yet.
+    ///
+    /// # Errors
+    /// Options that are zero.
+    pub fn working_shape(&self, trained: usize) -> Result<(usize, StateShape), InferenceError> {
+        let context = self.context.unwrap_or(trained.min(DEFAULT_CONTEXT));
+        let chunk = self.chunk.unwrap_or(DEFAULT_CHUNK).min(context);
+        let kv_pages = self.kv_pages.unwrap_or(context.div_ceil(PAGE_LEN) + 1); // one to copy a shared page to
+        positive("context", context)?;
+        positive("chunk", chunk)?;
+        positive("kv_pages", kv_pages)?;
+        Ok((context, StateShape { max_tokens: chunk, max_logits: 1, kv_pages }))
+    }
+}
+
 /// A loaded model that answers requests. Sessions share it; their steps run one after the other, each on all threads.
 pub struct Engine {
     model: Model<Cpu>,
@@ -107,20 +124,14 @@ impl Engine {
         };
 
         let trained = model.config().context;
-        let context = options.context.unwrap_or(trained.min(DEFAULT_CONTEXT));
-        let chunk = options.chunk.unwrap_or(DEFAULT_CHUNK).min(context);
-        let kv_pages = options.kv_pages.unwrap_or(context.div_ceil(PAGE_LEN) + 1); // one to copy a shared page to
-        positive("context", context)?;
-        positive("chunk", chunk)?;
-        positive("kv_pages", kv_pages)?;
+        let (context, shape) = options.working_shape(trained)?;
         if context > trained {
             tracing::warn!("the context of {context} exceeds the {trained} positions that the model was trained for");
         }
-        let shape = StateShape { max_tokens: chunk, max_logits: 1, kv_pages };
         let working = Working {
             state: model.state(shape)?,
-            pool: PagePool::new(kv_pages),
-            batch: Batch::with_capacity(chunk, 1, context.div_ceil(PAGE_LEN)),
+            pool: PagePool::new(shape.kv_pages),
+            batch: Batch::with_capacity(shape.max_tokens, 1, context.div_ceil(PAGE_LEN)),
         };
         let working = Mutex::new(working);
         Ok(Engine { model, tokenizer, shape, context, load_time: start.elapsed(), working })

@@ -6,7 +6,7 @@ use crate::model_args::ModelPath;
 use crate::numbers;
 use crate::text_input;
 use anyhow::Context;
-use bitnet::Message;
+use bitnet::{Message, Tokenizer};
 use clap::Args;
 use serde_json::json;
 use std::io::{self, Write};
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &ExplainPromptArgs, console: &Console) -> anyhow::Result
         }
     }
     let (text, ids) = (prompt.render(&messages)?, prompt.ids(&messages)?);
-    let pieces: Vec<String> = ids.iter().map(|&id| tokenizer.decode(&[id], true)).collect();
+    let pieces: Vec<String> = ids.iter().map(|&id| piece(&tokenizer, id)).collect();
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{}", json!({ "text": text, "ids": ids, "tokens": pieces }))?;
@@ -67,4 +67,12 @@ pub(crate) fn run(args: &ExplainPromptArgs, console: &Console) -> anyhow::Result
 pub(crate) fn read_messages(path: &std::path::Path) -> anyhow::Result<Vec<Message>> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     serde_json::from_str(&text).with_context(|| format!("{}: not a list of messages", path.display()))
+}
+
+/// What a token stands for, or the name of a special one.
+fn piece(tokenizer: &Tokenizer, id: u32) -> String {
+    match tokenizer.bytes(id) {
+        Some(bytes) if !bytes.is_empty() => String::from_utf8_lossy(bytes).into_owned(),
+        _ => tokenizer.text(id).unwrap_or_default().to_owned(),
+    }
 }

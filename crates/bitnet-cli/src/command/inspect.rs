@@ -5,6 +5,9 @@ use crate::model_args::{LoadArgs, ModelPath, positive};
 use crate::numbers;
 use bitnet::formats::gguf::{Array, Value};
 use bitnet::formats::{Checkpoint, Source, Tensor};
+use bitnet::kernels::Activation;
+use bitnet::models::{Activations, Config, MemoryPlan, Pooling};
+use bitnet::{EngineOptions, InferenceError};
 use clap::Args;
 use serde_json::json;
 use std::io::{self, Write};
@@ -28,17 +31,34 @@ pub(crate) struct InspectArgs {
 const SHOWN_ITEMS: usize = 8;
 const SHOWN_CHARS: usize = 100;
 
+/// The network in the file and what an engine for it will take.
+struct Network {
+    config: Config,
+    notes: Vec<String>,
+    context: usize,
+    plan: MemoryPlan,
+}
+
 pub(crate) fn run(args: &InspectArgs, console: &Console) -> anyhow::Result<()> {
     let checkpoint = args.model.checkpoint(&args.load, console)?;
     let tensors = in_reading_order(&checkpoint);
     let metadata = metadata(&checkpoint.source);
     let total: u64 = tensors.iter().map(|t| t.bytes.len() as u64).sum();
+    let network = network(args, &checkpoint);
     let mut out = io::stdout().lock();
     if args.json {
+        let (network, memory, notes, refusal) = match &network {
+            Ok(n) => (config_json(&n.config), memory_json(n), n.notes.as_slice(), None),
+            Err(error) => (json!(null), json!(null), &[][..], Some(error.to_string())),
+        };
         let tensor = |t: &&Tensor| json!({ "name": t.name, "shape": t.shape, "encoding": t.encoding.name(), "bytes": t.bytes.len() });
         let report = json!({
             "model": args.model.name(),
             "container": container(&checkpoint.source),
+            "network": network,
+            "no_network": refusal,
+            "memory": memory,
+            "notes": notes,
             "metadata": metadata.into_iter().collect::<serde_json::Map<_, _>>(),
             "tensor_bytes": total,
             "tensors": tensors.iter().map(tensor).collect::<Vec<_>>(),
@@ -47,6 +67,10 @@ pub(crate) fn run(args: &InspectArgs, console: &Console) -> anyhow::Result<()> {
         return Ok(out.flush()?);
     }
     writeln!(out, "{}: {}", args.model.name(), container(&checkpoint.source))?;
+    match &network {
+        Ok(network) => describe(network, &mut out)?,
+        Err(error) => writeln!(out, "\nno network to run: {error}")?,
+    }
     writeln!(out, "\nmetadata ({})", metadata.len())?;
     for (key, value) in &metadata {
         writeln!(out, "  {key} = {}", shorten(value))?;
@@ -59,6 +83,98 @@ pub(crate) fn run(args: &InspectArgs, console: &Console) -> anyhow::Result<()> {
         writeln!(out, "  {:<width$}  {:>14}  {:<8} {size}", t.name, shape.join(" × "), t.encoding)?;
     }
     Ok(out.flush()?)
+}
+
+fn network(args: &InspectArgs, checkpoint: &Checkpoint) -> Result<Network, InferenceError> {
+    let load = args.load.options();
+    let (config, notes) = Config::read(checkpoint, &load)?;
+    let options = EngineOptions { context: args.context, ..EngineOptions::default() };
+    let (context, shape) = options.working_shape(config.context)?;
+    let plan = MemoryPlan::of(checkpoint, &load, shape)?;
+    Ok(Network { config, notes, context, plan })
+}
+
+fn config_json(c: &Config) -> serde_json::Value {
+    json!({
+        "architecture": c.architecture,
+        "name": c.name,
+        "hidden": c.hidden,
+        "ffn": c.ffn,
+        "layers": c.layers,
+        "heads": c.heads,
+        "kv_heads": c.kv_heads,
+        "head_dim": c.head_dim,
+        "vocab": c.vocab,
+        "context": c.context,
+        "norm_eps": float(c.norm_eps),
+        "rope_theta": float(c.rope_theta),
+        "activation": activation(c),
+        "activations": activations(c),
+        "tied_head": c.tied_head,
+        "pooling": c.pooling.map(pooling),
+    })
+}
+
+fn memory_json(n: &Network) -> serde_json::Value {
+    json!({
+        "context": n.context,
+        "mapped_weight_bytes": n.plan.mapped_weights,
+        "owned_weight_bytes": n.plan.owned_weights,
+        "kv_bytes": n.plan.kv,
+        "activation_bytes": n.plan.activations,
+        "total_bytes": n.plan.total(),
+    })
+}
+
+fn describe(network: &Network, out: &mut impl Write) -> io::Result<()> {
+    let Network { config: c, notes, context, plan } = network;
+    let name = c.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+    writeln!(out, "\nnetwork: {}{name}", c.architecture)?;
+    writeln!(out, "  {} blocks, hidden {}, feed-forward {} ({})", c.layers, c.hidden, c.ffn, activation(c))?;
+    writeln!(out, "  {} query heads, {} key/value heads, {} channels per head", c.heads, c.kv_heads, c.head_dim)?;
+    let head = if c.tied_head { "the embedding is the output head" } else { "separate output head" };
+    writeln!(out, "  vocabulary {}, trained context {}, {head}", c.vocab, c.context)?;
+    writeln!(out, "  layers are fed with {} activations", activations(c))?;
+    if let Some(p) = c.pooling {
+        writeln!(out, "  embedding model, pooling: {}", pooling(p))?;
+    }
+    writeln!(out, "\nmemory for a context of {context}")?;
+    for (what, bytes) in [
+        ("weights in the map", plan.mapped_weights),
+        ("weights converted at load", plan.owned_weights),
+        ("keys and values", plan.kv),
+        ("activations", plan.activations),
+        ("sum", plan.total()),
+    ] {
+        writeln!(out, "  {what:<26} {:>9}", numbers::bytes(bytes))?;
+    }
+    if !notes.is_empty() {
+        writeln!(out, "\nnotes")?;
+        notes.iter().try_for_each(|note| writeln!(out, "  {note}"))?;
+    }
+    Ok(())
+}
+
+fn activation(c: &Config) -> &'static str {
+    match c.activation {
+        Activation::Relu2 => "relu2",
+        Activation::Silu => "silu",
+        Activation::GeluTanh => "gelu",
+    }
+}
+
+fn activations(c: &Config) -> &'static str {
+    match c.activations {
+        Activations::Int8 => "int8",
+        Activations::Float => "float",
+    }
+}
+
+fn pooling(p: Pooling) -> &'static str {
+    match p {
+        Pooling::Last => "last token",
+        Pooling::Mean => "mean",
+    }
 }
 
 fn container(source: &Source) -> String {

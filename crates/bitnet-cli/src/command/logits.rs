@@ -8,8 +8,8 @@ use bitnet::Engine;
 use clap::Args;
 use serde_json::json;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
 
 /// Write the logits at every position of lists of token ids
 #[derive(Args, Debug)]
@@ -29,25 +29,23 @@ pub(crate) fn run(args: &LogitsArgs, console: &Console) -> anyhow::Result<()> {
     let lists: Vec<Vec<u32>> = serde_json::from_str(&text)
         .with_context(|| format!("{}: expected a JSON list of lists of token ids", args.ids.display()))?;
     let engine = args.model.engine(console)?;
-    // Written under another name first: a half-written file never has the wanted name.
-    let part = args.out.with_added_extension("part");
-    let written = write(&engine, &lists, &part, console)
-        .and_then(|()| std::fs::rename(&part, &args.out).with_context(|| args.out.display().to_string()));
-    if written.is_err() {
-        // The error that counts is the one being returned.
-        let _ = std::fs::remove_file(&part);
+    let mut file = File::create(&args.out).with_context(|| args.out.display().to_string())?;
+    if let Err(error) = write(&engine, &lists, &mut file, console).with_context(|| args.out.display().to_string()) {
+        if file.metadata().is_ok_and(|m| m.is_file()) {
+            // Half a file helps nobody; the error that counts is the one being returned.
+            let _ = std::fs::remove_file(&args.out);
+        }
+        return Err(error);
     }
-    written?;
     console.say(format!("{}: logits of {}", args.out.display(), numbers::count(lists.len(), "list")));
     Ok(())
 }
 
 /// One list in memory at a time: the header needs only the shapes.
-fn write(engine: &Engine, lists: &[Vec<u32>], path: &Path, console: &Console) -> anyhow::Result<()> {
-    let place = || path.display().to_string();
-    let vocab = engine.config().vocab;
-    let mut out = BufWriter::new(File::create(path).with_context(place)?);
-    out.write_all(&header(lists, vocab)?).with_context(place)?;
+fn write(engine: &Engine, lists: &[Vec<u32>], file: &mut File, console: &Console) -> anyhow::Result<()> {
+    let vocab = engine.model().config().vocab;
+    let mut out = BufWriter::new(file);
+    out.write_all(&header(lists, vocab)?)?;
     let bar = console.step_bar("logits", lists.iter().map(|l| l.len() as u64).sum());
     for (n, ids) in lists.iter().enumerate() {
         let logits = engine.logits(ids).with_context(|| format!("list {n}"))?;
@@ -55,12 +53,12 @@ fn write(engine: &Engine, lists: &[Vec<u32>], path: &Path, console: &Console) ->
             bail!("list {n}: the engine gave {} logits for {} tokens of {vocab}", logits.len(), ids.len());
         }
         for value in logits {
-            out.write_all(&value.to_le_bytes()).with_context(place)?;
+            out.write_all(&value.to_le_bytes())?;
         }
         bar.inc(ids.len() as u64);
     }
     bar.finish_and_clear();
-    out.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all()).with_context(place)
+    Ok(out.flush()?)
 }
 
 /// Length, then JSON, padded with blanks to eight bytes (safetensors).

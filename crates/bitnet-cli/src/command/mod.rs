@@ -1,5 +1,6 @@
 //! The commands: one file each, arguments beside the code that reads them.
 
+mod bench;
 mod chat;
 mod completions;
 mod detokenize;
@@ -7,7 +8,9 @@ mod doctor;
 mod embed;
 mod explain_prompt;
 mod inspect;
+mod logits;
 mod man;
+mod perplexity;
 mod run;
 mod tokenize;
 
@@ -45,6 +48,9 @@ pub(crate) enum Command {
     Detokenize(detokenize::DetokenizeArgs),
     ExplainPrompt(explain_prompt::ExplainPromptArgs),
     Embed(embed::EmbedArgs),
+    Perplexity(perplexity::PerplexityArgs),
+    Logits(logits::LogitsArgs),
+    Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
@@ -60,6 +66,9 @@ impl Command {
             Command::Detokenize(args) => detokenize::run(&args, console),
             Command::ExplainPrompt(args) => explain_prompt::run(&args, console),
             Command::Embed(args) => embed::run(&args, console),
+            Command::Perplexity(args) => perplexity::run(&args, console),
+            Command::Logits(args) => logits::run(&args, console),
+            Command::Bench(args) => bench::run(&args, console),
             Command::Doctor(args) => doctor::run(&args, console),
             Command::Completions(args) => completions::run(&args),
             Command::Man(args) => man::run(&args),

@@ -19,9 +19,9 @@ pub(crate) struct RunArgs {
     prompt: Option<String>,
     #[command(flatten)]
     model: ModelArgs,
-    /// At most this many new tokens [default: 256, or what the context has room for]
-    #[arg(long, short = 'n', value_name = "N")]
-    max_tokens: Option<usize>,
+    /// At most this many new tokens
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 256)]
+    max_tokens: usize,
     /// Stop at this text, which is not printed (repeatable)
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     stop: Vec<String>,
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &RunArgs, console: &Console) -> anyhow::Result<()> {
         prompt = text_input::without_final_newline(prompt);
     }
     let engine = args.model.engine(console)?;
-    let mut request = GenerateRequest::new(prompt, args.max_tokens.unwrap_or(256));
+    let mut request = GenerateRequest::new(prompt, args.max_tokens);
     request.special = args.special;
     request.bos = args.no_bos.then_some(false);
     request.sampling = args.sampling.sampling();
@@ -147,14 +147,7 @@ pub(crate) fn statistics(usage: &Usage, reason: Option<FinishReason>, seed: Opti
     }
     let prompt = part(prompt, read, usage.prompt_time);
     let new = part(numbers::count(usage.new_tokens, "new token"), usage.new_tokens, usage.decode_time);
-    let ended = match reason {
-        Some(FinishReason::EndOfText) => "the model ended its text",
-        Some(FinishReason::StopText) => "stop text",
-        Some(FinishReason::Length) => "token limit",
-        Some(FinishReason::ContextFull) => "context full",
-        Some(FinishReason::Degenerate) => "one token repeated without end",
-        None => "interrupted",
-    };
+    let ended = reason.map_or_else(|| "interrupted".to_owned(), |reason| reason.to_string());
     let seed = seed.map(|s| format!("; seed {s}")).unwrap_or_default();
     format!("[{prompt}; {new}; {ended}{seed}]")
 }

@@ -1,0 +1,130 @@
+//! `bitnet bench`: speed, and how near it comes to what memory allows.
+
+use crate::console::Console;
+use crate::failure::Interrupted;
+use crate::interrupt::Watch;
+use crate::model_args::{LoadArgs, ModelPath, load_engine, positive};
+use crate::numbers::{bytes, digits, seconds};
+use bitnet::kernels::Isa;
+use bitnet::{BenchReport, BenchSpec, EngineOptions, Spread};
+use clap::Args;
+use serde_json::json;
+use std::io::{self, Write};
+
+/// Measure prompt and decode speed, time to first token, load time and memory
+#[derive(Args, Debug)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    model: ModelPath,
+    /// Tokens of the prompt
+    #[arg(long, short, value_name = "N", value_parser = positive, default_value = "128")]
+    prompt: usize,
+    /// Tokens to generate (at least 2: the first comes with the prompt)
+    #[arg(long, short, value_name = "N", value_parser = at_least_two, default_value = "64")]
+    new: usize,
+    /// Thread counts to compare [default: RAYON_NUM_THREADS, or all cores]
+    #[arg(long, short, value_name = "N,...", value_parser = positive, value_delimiter = ',')]
+    threads: Vec<usize>,
+    /// Repetitions, after one that does not count
+    #[arg(long, short, value_name = "N", value_parser = positive, default_value = "5")]
+    reps: usize,
+    /// Use at most this instruction set (see `bitnet doctor`) [default: BITNET_ISA, or the best]
+    #[arg(long, value_name = "TIER")]
+    isa: Option<Isa>,
+    #[command(flatten)]
+    load: LoadArgs,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &BenchArgs, console: &Console) -> anyhow::Result<()> {
+    let counts: Vec<Option<usize>> =
+        if args.threads.is_empty() { vec![None] } else { args.threads.iter().copied().map(Some).collect() };
+    let spec = BenchSpec { prompt: args.prompt, new: args.new, reps: args.reps };
+    let mut reports: Vec<BenchReport> = Vec::new();
+    for threads in counts {
+        let options = EngineOptions {
+            context: Some(args.prompt.saturating_add(args.new)),
+            threads,
+            isa: args.isa.map(|isa| isa.to_string()),
+            load: args.load.options(),
+            ..EngineOptions::default()
+        };
+        let engine = load_engine(&args.model, &args.load, options, console)?;
+        let bar = console.step_bar("repetitions", args.reps as u64);
+        let watch = Watch::start()?;
+        let mut report = engine.bench(spec, &mut |rep| {
+            bar.set_position(rep as u64);
+            !watch.asked()
+        })?;
+        if let Some(first) = reports.first() {
+            // The peak of a process never falls, and measuring the bandwidth raised it.
+            report.peak_memory = first.peak_memory;
+        }
+        reports.push(report);
+        bar.finish_and_clear();
+        if watch.asked() {
+            return Err(Interrupted.into());
+        }
+    }
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", json!({ "model": args.model.name(), "reps": args.reps, "runs": reports }))?;
+    } else {
+        table(args, &reports, &mut out)?;
+    }
+    Ok(out.flush()?)
+}
+
+fn table(args: &BenchArgs, reports: &[BenchReport], out: &mut impl Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "{}: {} prompt + {} new tokens, median (min–max) of {}",
+        args.model.name(),
+        args.prompt,
+        args.new,
+        args.reps
+    )?;
+    writeln!(
+        out,
+        "{:>7} {:>10} {:>24} {:>24} {:>22} {:>11}",
+        "threads", "isa", "prompt tok/s", "decode tok/s", "first token", "of the bound"
+    )?;
+    for r in reports {
+        writeln!(
+            out,
+            "{:>7} {:>10} {:>24} {:>24} {:>22} {:>10} %",
+            r.threads,
+            r.isa,
+            spread(&r.prompt_speed, digits),
+            spread(&r.decode_speed, digits),
+            spread(&r.first_token, seconds),
+            digits(r.decode_ratio * 100.0),
+        )?;
+    }
+    for r in reports {
+        writeln!(
+            out,
+            "with {} threads: opened in {}; the bound is {} tok/s: {} per token at {} GB/s",
+            r.threads,
+            seconds(r.load),
+            digits(r.decode_bound),
+            bytes(r.bytes_per_token),
+            digits(r.read_bandwidth / 1e9),
+        )?;
+    }
+    if let Some(peak) = reports.first().and_then(|r| r.peak_memory) {
+        writeln!(out, "peak memory {}", bytes(peak))?;
+    }
+    Ok(())
+}
+
+fn spread(s: &Spread, number: fn(f64) -> String) -> String {
+    format!("{} ({}–{})", number(s.median), number(s.min), number(s.max))
+}
+
+/// Decode speed is that of the tokens after the first.
+fn at_least_two(text: &str) -> Result<usize, String> {
+    positive(text).and_then(|n| if n < 2 { Err("must be at least 2".into()) } else { Ok(n) })
+}

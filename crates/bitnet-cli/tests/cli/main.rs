@@ -1,0 +1,14 @@
+//! The program as scripts see it: arguments in, standard output, standard error and exit status out.
+//!
+//! Tests run on the embedded model wherever they can, so that the project tests itself on a clean clone. Those that
+//! compare with other engines read `../shared` beside the checkout and say SKIPPED without it.
+
+mod chat;
+mod convert;
+mod inspect;
+mod measure;
+mod pipes;
+mod program;
+mod run;
+mod tokens;
+mod usage;
