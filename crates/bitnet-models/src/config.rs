@@ -210,10 +210,10 @@ impl Config {
                 return refuse(format!("{what} is {value}, expected 1 to {most}"));
             }
         }
-        if self.heads % self.kv_heads != 0 {
+        if !self.heads.is_multiple_of(self.kv_heads) {
             return refuse(format!("{} heads are not a multiple of {} key/value heads", self.heads, self.kv_heads));
         }
-        if self.rope_dim == 0 || self.rope_dim % 2 != 0 || self.rope_dim > self.head_dim {
+        if self.rope_dim == 0 || !self.rope_dim.is_multiple_of(2) || self.rope_dim > self.head_dim {
             let (rope, head) = (self.rope_dim, self.head_dim);
             return refuse(format!("{rope} rotary channels, expected an even number up to the head size {head}"));
         }

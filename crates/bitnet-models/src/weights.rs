@@ -268,7 +268,7 @@ impl<'a> Loader<'a> {
 
     /// Codes (and scale) of an I2_S tensor that a backend can use as they lie in the file.
     fn in_place(&self, tensor: &Tensor, rows: usize, cols: usize) -> Option<(Bytes, f32)> {
-        if self.encoding(tensor) != Encoding::I2S(I2sLayout::X86) || cols % 128 != 0 {
+        if self.encoding(tensor) != Encoding::I2S(I2sLayout::X86) || !cols.is_multiple_of(128) {
             return None;
         }
         let codes = rows.checked_mul(cols)? / 4;

@@ -27,7 +27,9 @@ impl Ternary {
         }
         let scale = ((sum / weights.len().max(1) as f64) as f32).max(1e-5);
         let inverse = 1.0 / scale;
-        let codes = weights.iter().map(|&w| (w * inverse).round_ties_even().clamp(-1.0, 1.0) as i8).collect();
+        // clamp(round_half_even(x), −1, 1) without a call to round: ties at ±0.5 go to zero
+        let code = |x: f32| (x > 0.5) as i8 - (x < -0.5) as i8;
+        let codes = weights.iter().map(|&w| code(w * inverse)).collect();
         Ok(Ternary { rows, cols, codes, scales: Scales::Tensor(scale) })
     }
 }

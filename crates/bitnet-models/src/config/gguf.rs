@@ -92,7 +92,7 @@ pub(super) fn read(
         rope_style: if family == Family::Llama { RopeStyle::Interleaved } else { RopeStyle::Neox },
         sliding: if gemma { sliding(&keys, layers)? } else { None },
         activation,
-        activations: activations(metadata, checkpoint, family)?,
+        activations: activations(metadata, in_norms || family == Family::BitNet || holds_i2s(checkpoint))?,
         projections: ProjectionForm::AsStored,
         sub_norms: family == Family::BitNet,
         qk_norms: matches!(family, Family::Qwen3 | Family::Gemma3),
@@ -169,15 +169,16 @@ fn vocabulary(keys: &Keys<'_>, checkpoint: &Checkpoint) -> Result<usize, ModelEr
     Ok(rows)
 }
 
-/// The key written by our own `convert` wins; otherwise BitNet architectures and I2_S mean int8.
-fn activations(metadata: &Metadata, checkpoint: &Checkpoint, family: Family) -> Result<Activations, ModelError> {
+/// The key written by our own `convert` wins; otherwise BitNet architectures, norms inside projections and I2_S mean
+/// int8.
+fn activations(metadata: &Metadata, trained_with_int8: bool) -> Result<Activations, ModelError> {
     match metadata.string("bitnet.activations")? {
         Some("int8") => Ok(Activations::Int8),
         Some("float") => Ok(Activations::Float),
         Some(other) => {
             Err(ModelError::Config(format!("bitnet.activations is {other:?}, expected \"int8\" or \"float\"")))
         }
-        None if family == Family::BitNet || holds_i2s(checkpoint) => Ok(Activations::Int8),
+        None if trained_with_int8 => Ok(Activations::Int8),
         None => Ok(Activations::Float),
     }
 }

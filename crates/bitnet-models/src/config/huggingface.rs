@@ -158,6 +158,14 @@ fn quantization(
                 Ok((ProjectionForm::Master, in_norm))
             }
             Family::OneBitLlm => Ok((ProjectionForm::Master, in_norm)),
+            _ if embedding_norm => {
+                notes.push(
+                    "config.json has no quantization_config; norms inside projections are those of BitNet embedding \
+                     models, so the weights are ternarised by absmean"
+                        .into(),
+                );
+                Ok((ProjectionForm::Master, in_norm))
+            }
             _ => Ok((ProjectionForm::AsStored, in_norm)),
         };
     };
