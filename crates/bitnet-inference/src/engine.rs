@@ -170,7 +170,7 @@ impl Engine {
     ) -> Result<(Option<FinishReason>, Usage), InferenceError> {
         let mut session = self.session();
         let mut generation = session.generate(request)?;
-        while let Some(event) = generation.next() {
+        for event in generation.by_ref() {
             if !on_event(&event?) {
                 break;
             }
