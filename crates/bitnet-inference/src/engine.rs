@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// Contexts longer than this are made only on request: KV memory is proportional to them.
 const DEFAULT_CONTEXT: usize = 4096;
 
+/// Bound of contexts and pools: far beyond any model, and small enough that no size computed from it overflows.
+const MAX_POSITIONS: usize = 1 << 24;
+
 /// Tokens per prompt chunk unless the options say otherwise.
 const DEFAULT_CHUNK: usize = 128;
 
@@ -47,9 +50,9 @@ impl EngineOptions {
         let context = self.context.unwrap_or(trained.min(DEFAULT_CONTEXT));
         let chunk = self.chunk.unwrap_or(DEFAULT_CHUNK).min(context);
         let kv_pages = self.kv_pages.unwrap_or(context.div_ceil(PAGE_LEN) + 1); // one to copy a shared page to
-        positive("context", context)?;
-        positive("chunk", chunk)?;
-        positive("kv_pages", kv_pages)?;
+        check_range("context", context)?;
+        check_range("chunk", chunk)?;
+        check_range("kv_pages", kv_pages)?;
         Ok((context, StateShape { max_tokens: chunk, max_logits: 1, kv_pages }))
     }
 }
@@ -341,10 +344,10 @@ impl Engine {
     }
 }
 
-fn positive(option: &'static str, value: usize) -> Result<(), InferenceError> {
+fn check_range(option: &'static str, value: usize) -> Result<(), InferenceError> {
     match value {
-        0 => Err(InferenceError::Option { option, reason: "must be at least 1".into() }),
-        _ => Ok(()),
+        1..=MAX_POSITIONS => Ok(()),
+        _ => Err(InferenceError::Option { option, reason: format!("{value} is not between 1 and {MAX_POSITIONS}") }),
     }
 }
 

@@ -268,6 +268,8 @@ fn requests_that_cannot_be_met_are_refused() {
     assert_eq!(none.finish_reason(), Some(FinishReason::Length));
     for options in [
         EngineOptions { context: Some(0), ..EngineOptions::default() },
+        EngineOptions { context: Some(1 << 40), ..EngineOptions::default() },
+        EngineOptions { kv_pages: Some(usize::MAX), ..EngineOptions::default() },
         EngineOptions { chunk: Some(0), ..EngineOptions::default() },
         EngineOptions { isa: Some("mmx".into()), ..EngineOptions::default() },
         EngineOptions { tokenizer: Some("no/such/tokenizer.json".into()), ..EngineOptions::default() },

@@ -60,7 +60,7 @@ impl Candidates {
 
     /// The largest logit.
     pub(super) fn max_logit(&self) -> f64 {
-        self.list.iter().fold(f64::NEG_INFINITY, |max, c| max.max(c.logit))
+        self.list.iter().fold(f64::NEG_INFINITY, |max, c| if c.logit > max { c.logit } else { max })
     }
 
     /// Computes the probabilities of what is left. Returns `ln Σ exp(logit)`.
@@ -86,10 +86,14 @@ impl Candidates {
     /// Divides all logits by `temperature` (above zero).
     pub fn temperature(&mut self, temperature: f64) {
         let max = self.max_logit(); // relative to the maximum, so that a tiny temperature cannot overflow
+        let mut vanished = false;
         for c in &mut self.list {
             c.logit = (c.logit - max) / temperature;
+            vanished |= c.logit == f64::NEG_INFINITY;
         }
-        self.list.retain(|c| c.logit > f64::NEG_INFINITY);
+        if vanished {
+            self.list.retain(|c| c.logit > f64::NEG_INFINITY);
+        }
     }
 
     /// The most probable token; of equal ones the lowest id.
