@@ -68,15 +68,19 @@ fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {
     text
 }
 
-/// Writes the tokenizer into a GGUF file, opens it again and compares everything a caller can see.
-fn same_after_gguf(tokenizer: &Tokenizer, texts: impl IntoIterator<Item = String>) {
-    let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+fn write_gguf(tokenizer: &Tokenizer, path: &Path) {
     let mut metadata = gguf::Metadata::new();
     metadata.set("general.architecture", gguf::Value::String("llama".into()));
     for (key, value) in tokenizer.gguf_metadata().unwrap() {
         metadata.set(key, value);
     }
-    gguf::write(file.path(), &metadata, Vec::new(), &mut |_, _| {}, &mut |_| Ok(())).unwrap();
+    gguf::write(path, &metadata, Vec::new(), &mut |_, _| {}, &mut |_| Ok(())).unwrap();
+}
+
+/// Writes the tokenizer into a GGUF file, opens it again and compares everything a caller can see.
+fn same_after_gguf(tokenizer: &Tokenizer, texts: impl IntoIterator<Item = String>) {
+    let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+    write_gguf(tokenizer, file.path());
     let again = Tokenizer::from_checkpoint(&Checkpoint::open(file.path()).unwrap()).unwrap();
     assert_eq!(again.vocab_size(), tokenizer.vocab_size());
     assert_eq!((again.bos(), again.eos(), again.stop_ids()), (tokenizer.bos(), tokenizer.eos(), tokenizer.stop_ids()));
@@ -205,6 +209,55 @@ fn tiny_ternary_stories_as_transformers_encodes() {
     same_after_gguf(&tokenizer, inputs().into_iter().flatten().chain(samples()));
 }
 
+/// The shapes of `tokenizer.json` in the wild, made from a small one: the `tokenizers` crate runs the published
+/// expressions with their look-ahead, the tokenizer opened from GGUF is all ours.
+#[test]
+fn tokenizer_json_of_other_families_converts() {
+    let Some(path) = shared("models/tiny-ternary-stories/tokenizer.json") else { return };
+    let original: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let llama3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    let qwen2 = llama3.replace(r"\p{N}{1,3}", r"\p{N}");
+    let with = |regex: &str, normalizer: serde_json::Value| {
+        let mut json = original.clone();
+        json["normalizer"] = normalizer;
+        json["pre_tokenizer"] = serde_json::json!({"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
+        ]});
+        json
+    };
+    let nfc = || serde_json::json!({"type": "NFC"});
+    let open = |json: &serde_json::Value| {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("tokenizer.json"), json.to_string()).unwrap();
+        Tokenizer::open(directory.path()).unwrap()
+    };
+    for json in [with(llama3, serde_json::Value::Null), with(&qwen2, nfc())] {
+        same_after_gguf(&open(&json), inputs().into_iter().flatten().chain(samples()));
+    }
+    let refused = |json: serde_json::Value, message: &str| {
+        let error = open(&json).gguf_metadata().unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    };
+    refused(with(r"\w+", serde_json::Value::Null), "pre_tokenizer");
+    refused(with(llama3, nfc()), "NFC");
+    refused(with(llama3, serde_json::json!({"type": "Lowercase"})), "normalizer");
+}
+
+/// Gemma's shape: spaces are replaced, none is put before the text.
+#[test]
+fn tokenizer_json_without_space_prefix_converts() {
+    let Some(path) = shared("tokenizers/llama2/tokenizer.json") else { return };
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    json["normalizer"] = json["normalizer"]["normalizers"][1].take();
+    json["decoder"]["decoders"].as_array_mut().unwrap().pop();
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("tokenizer.json"), json.to_string()).unwrap();
+    let tokenizer = Tokenizer::open(directory.path()).unwrap();
+    assert_eq!(tokenizer.decode(&tokenizer.encode(" a", PLAIN).unwrap(), false), " a");
+    same_after_gguf(&tokenizer, inputs().into_iter().flatten().chain(samples()));
+}
+
 #[test]
 fn llama2c_stories() {
     let Some(path) = shared("models/stories260K/tok512.bin") else { return };
@@ -261,4 +314,32 @@ fn damaged_and_foreign_files_are_refused() {
     refused("models/tiny.safetensors", "not a tokenizer file");
     refused("digits", "none of tokenizer.json");
     assert!(Tokenizer::open(Path::new("no-such-file")).unwrap_err().to_string().contains("no-such-file"));
+}
+
+/// How long the vocabulary of the 2B-4T model takes to load; run with `--ignored --nocapture`.
+#[test]
+#[ignore = "measures time"]
+fn load_time_of_llama3_from_gguf() {
+    let Some(path) = shared("tokenizers/llama3/tokenizer.model") else { return };
+    let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+    write_gguf(&Tokenizer::open(&path).unwrap(), file.path());
+    let text = samples().concat();
+    for _ in 0..5 {
+        let start = std::time::Instant::now();
+        let checkpoint = Checkpoint::open(file.path()).unwrap();
+        let opened = start.elapsed();
+        let tokenizer = Tokenizer::from_checkpoint(&checkpoint).unwrap();
+        let loaded = start.elapsed();
+        let first = tokenizer.encode("Hello world", PLAIN).unwrap().len();
+        let encoded = start.elapsed();
+        let all = tokenizer.encode(&text, PLAIN).unwrap().len();
+        let end = start.elapsed();
+        println!(
+            "file {opened:?}, tokenizer {:?}, first {first} ids {:?}, {all} ids of {} bytes {:?}",
+            loaded - opened,
+            encoded - loaded,
+            text.len(),
+            end - encoded
+        );
+    }
 }
