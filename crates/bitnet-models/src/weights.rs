@@ -6,7 +6,6 @@ use crate::names::{BlockRole, Naming, Projection, Role};
 use crate::{LoadOptions, ModelError};
 use bitnet_formats::{Checkpoint, Encoding, FormatError, I2sLayout, Scales, Tensor, Ternary};
 use bitnet_kernels::{DenseFormat, DenseWeights, KernelError, NormWeight, TernaryScales, TernaryWeights};
-use bytes::Bytes;
 use half::{bf16, f16};
 use std::collections::BTreeSet;
 
@@ -96,14 +95,14 @@ impl<'a> Loader<'a> {
         if rows.checked_mul(cols) != Some(len) {
             return Err(self.refuse(tensor, format!("shape {:?}, expected {len} values", tensor.shape)));
         }
-        if !is_float(tensor.encoding) {
-            return Err(self.refuse(tensor, format!("encoded as {}, expected F32, F16 or BF16", tensor.encoding)));
-        }
         self.finite(tensor, 1, len)
     }
 
     /// The values of a float tensor, none of them NaN or infinite.
     fn finite(&self, tensor: &Tensor, rows: usize, cols: usize) -> Result<Vec<f32>, ModelError> {
+        if !is_float(tensor.encoding) {
+            return Err(self.refuse(tensor, format!("encoded as {}, expected F32, F16 or BF16", tensor.encoding)));
+        }
         let values = tensor.encoding.decode(&tensor.bytes, rows, cols)?;
         match values.iter().position(|v| !v.is_finite()) {
             None => Ok(values),
@@ -177,7 +176,8 @@ impl<'a> Loader<'a> {
             ));
         }
         if tensor.encoding.is_ternary() {
-            return self.float_ternary(tensor, rows, cols);
+            let ternary = tensor.encoding.decode_ternary(&tensor.bytes, rows, cols, None)?;
+            return self.float_ternary(tensor, &ternary);
         }
         self.dense(tensor, rows, cols)
     }
@@ -188,23 +188,27 @@ impl<'a> Loader<'a> {
         let scale = self.find(Role::Block(layer, BlockRole::Scale(projection)));
         let (rows, cols) = self.config.projection_shape(projection);
         let matrix = match self.config.projections {
-            ProjectionForm::HfPacked { inverse_scale } if tensor.encoding == Encoding::U8 => {
+            ProjectionForm::HfPacked { inverse_scale } => {
                 let scale = match scale {
                     Some(scale) => scale,
                     None => self.require(Role::Block(layer, BlockRole::Scale(projection)))?,
                 };
                 let scale = self.scale(scale)?;
-                let direct = if inverse_scale { 1.0 / scale } else { scale };
+                if tensor.encoding != Encoding::U8 {
+                    let found = tensor.encoding;
+                    return Err(self.refuse(tensor, format!("holds {found}, but other projections are packed (uint8)")));
+                }
                 self.expect_shape(tensor, rows.div_ceil(4), cols)?;
-                let ternary = Encoding::HfPacked.decode_ternary(&tensor.bytes, rows, cols, Some(direct));
-                self.packed(tensor, ternary?)?
+                let direct = if inverse_scale { 1.0 / scale } else { scale };
+                let ternary = Encoding::HfPacked.decode_ternary(&tensor.bytes, rows, cols, Some(direct))?;
+                self.fed(tensor, ternary)?
             }
-            ProjectionForm::Master if is_float(tensor.encoding) => {
+            ProjectionForm::Master => {
                 self.expect_shape(tensor, rows, cols)?;
                 let master = self.finite(tensor, rows, cols)?;
-                self.packed(tensor, Ternary::absmean(&master, rows, cols)?)?
+                self.fed(tensor, Ternary::absmean(&master, rows, cols)?)?
             }
-            _ => {
+            ProjectionForm::AsStored => {
                 self.expect_shape(tensor, rows, cols)?;
                 let matrix = self.stored(tensor, rows, cols)?;
                 match scale {
@@ -225,10 +229,11 @@ impl<'a> Loader<'a> {
     fn stored(&mut self, tensor: &Tensor, rows: usize, cols: usize) -> Result<Matrix, ModelError> {
         let int8 = self.config.activations == Activations::Int8;
         if tensor.encoding.is_ternary() {
-            return match self.config.activations {
-                Activations::Int8 => self.int8_ternary(tensor, rows, cols),
-                Activations::Float => self.float_ternary(tensor, rows, cols).map(Matrix::Dense),
-            };
+            if let Some(matrix) = self.in_place(tensor, rows, cols) {
+                return Ok(matrix);
+            }
+            let ternary = self.encoding(tensor).decode_ternary(&tensor.bytes, rows, cols, None)?;
+            return self.fed(tensor, ternary);
         }
         if int8 && is_float(tensor.encoding) {
             // a BitNet in floats: either unpacked codes times scale, or master weights
@@ -240,40 +245,48 @@ impl<'a> Loader<'a> {
                     Ternary::absmean(&values, rows, cols)?
                 }
             };
-            return self.packed(tensor, ternary);
+            return self.fed(tensor, ternary);
         }
         if int8 {
             self.note_once(format!("some projections are {}, not ternary: fed with floats", tensor.encoding));
         } else if looks_ternary(tensor, cols) {
             // TriLM: floats that are all −s, 0 or s take an eighth of the memory as codes
             let values = self.finite(tensor, rows, cols)?;
-            if let Some(Ternary { codes, scales: Scales::Tensor(scale), .. }) = Ternary::detect(&values, rows, cols) {
-                return self.codes_and_scale(tensor, &codes, rows, cols, scale).map(Matrix::Dense);
+            if let Some(ternary) = Ternary::detect(&values, rows, cols).filter(|t| t.tensor_scale().is_some()) {
+                return self.fed(tensor, ternary);
             }
         }
         self.dense(tensor, rows, cols).map(Matrix::Dense)
     }
 
-    /// A ternary encoding that is multiplied with int8 activations.
-    fn int8_ternary(&mut self, tensor: &Tensor, rows: usize, cols: usize) -> Result<Matrix, ModelError> {
-        if let Some((codes, scale)) = self.in_place(tensor, rows, cols) {
-            self.bytes.mapped += codes.len() as u64;
-            self.bytes.owned += 4;
-            let scales = TernaryScales::Tensor(scale);
-            return Ok(Matrix::Ternary(TernaryWeights { rows, cols, codes, scales }));
-        }
-        let ternary = self.encoding(tensor).decode_ternary(&tensor.bytes, rows, cols, None)?;
-        self.packed(tensor, ternary)
-    }
-
-    /// Codes (and scale) of an I2_S tensor that a backend can use as they lie in the file.
-    fn in_place(&self, tensor: &Tensor, rows: usize, cols: usize) -> Option<(Bytes, f32)> {
+    /// An I2_S tensor whose bytes are used as they lie in the file.
+    fn in_place(&mut self, tensor: &Tensor, rows: usize, cols: usize) -> Option<Matrix> {
         if self.encoding(tensor) != Encoding::I2S(I2sLayout::X86) || !cols.is_multiple_of(128) {
             return None;
         }
         let codes = rows.checked_mul(cols)? / 4;
         let scale = tensor.bytes.get(codes..codes + 4)?;
-        Some((tensor.bytes.slice(..codes), f32::from_le_bytes(scale.try_into().ok()?)))
+        match self.config.activations {
+            Activations::Int8 => {
+                self.bytes.mapped += codes as u64;
+                self.bytes.owned += 4;
+                let scales = TernaryScales::Tensor(f32::from_le_bytes(scale.try_into().ok()?));
+                Some(Matrix::Ternary(TernaryWeights { rows, cols, codes: tensor.bytes.slice(..codes), scales }))
+            }
+            Activations::Float => {
+                self.bytes.mapped += codes as u64 + 4;
+                let bytes = tensor.bytes.slice(..codes + 4);
+                Some(Matrix::Dense(DenseWeights { rows, cols, format: DenseFormat::Ternary, bytes }))
+            }
+        }
+    }
+
+    /// Ternary weights in the form that the model's activations want.
+    fn fed(&mut self, tensor: &Tensor, ternary: Ternary) -> Result<Matrix, ModelError> {
+        match self.config.activations {
+            Activations::Int8 => self.packed(tensor, ternary),
+            Activations::Float => self.float_ternary(tensor, &ternary).map(Matrix::Dense),
+        }
     }
 
     /// The tensor's encoding, with the layout that the user says I2_S has.
@@ -315,16 +328,16 @@ impl<'a> Loader<'a> {
         Ok(DenseWeights { rows, cols, format, bytes: tensor.bytes.clone() })
     }
 
-    /// A ternary encoding that is multiplied with float activations.
-    fn float_ternary(&mut self, tensor: &Tensor, rows: usize, cols: usize) -> Result<DenseWeights, ModelError> {
-        if let Some((codes, _)) = self.in_place(tensor, rows, cols) {
-            let bytes = tensor.bytes.slice(..codes.len() + 4);
-            self.bytes.mapped += bytes.len() as u64;
-            return Ok(DenseWeights { rows, cols, format: DenseFormat::Ternary, bytes });
-        }
-        let ternary = self.encoding(tensor).decode_ternary(&tensor.bytes, rows, cols, None)?;
+    /// Ternary weights that are multiplied with float activations.
+    fn float_ternary(&mut self, tensor: &Tensor, ternary: &Ternary) -> Result<DenseWeights, ModelError> {
+        let &Ternary { rows, cols, ref codes, .. } = ternary;
         if let Some(scale) = ternary.tensor_scale() {
-            return self.codes_and_scale(tensor, &ternary.codes, rows, cols, scale);
+            let packed = TernaryWeights::pack(codes, rows, cols, TernaryScales::Tensor(scale))
+                .map_err(|source| ModelError::Weights { tensor: tensor.name.clone(), source })?;
+            let mut bytes = Vec::from(packed.codes);
+            bytes.extend(scale.to_le_bytes());
+            self.bytes.owned += bytes.len() as u64;
+            return Ok(DenseWeights { rows, cols, format: DenseFormat::Ternary, bytes: bytes.into() });
         }
         // one scale per group: every value is ±scale or 0, so f16 holds them exactly when it holds the scales
         let values = ternary.to_f32();
@@ -337,23 +350,6 @@ impl<'a> Loader<'a> {
         self.note_once(format!("ternary weights with group scales and float activations are held as {format:?}"));
         self.bytes.owned += bytes.len() as u64;
         Ok(DenseWeights { rows, cols, format, bytes: bytes.into() })
-    }
-
-    /// One block of codes and scale for float activations.
-    fn codes_and_scale(
-        &mut self,
-        tensor: &Tensor,
-        codes: &[i8],
-        rows: usize,
-        cols: usize,
-        scale: f32,
-    ) -> Result<DenseWeights, ModelError> {
-        let packed = TernaryWeights::pack(codes, rows, cols, TernaryScales::Tensor(scale))
-            .map_err(|source| ModelError::Weights { tensor: tensor.name.clone(), source })?;
-        let mut bytes = Vec::from(packed.codes);
-        bytes.extend(scale.to_le_bytes());
-        self.bytes.owned += bytes.len() as u64;
-        Ok(DenseWeights { rows, cols, format: DenseFormat::Ternary, bytes: bytes.into() })
     }
 
     /// Applies the scale that mainline BitNet files may keep beside a projection.

@@ -194,11 +194,32 @@ fn gguf_files() {
         let mut runner = Runner::open(&path, &int8);
         let got = runner.logits(&ids);
         for (position, (got, want)) in got.chunks(runner.vocab()).zip(want.chunks(runner.vocab())).enumerate() {
-            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
-            let cosine = dot(got, want) / (dot(got, got) * dot(want, want)).sqrt();
+            let cosine = cosine(got, want);
             assert!(cosine >= 0.995, "{stem} int8: cosine {cosine} at position {position}");
         }
     }
+}
+
+/// What ternary layers are fed with can be overridden for every container, not only where encodings say it.
+#[test]
+fn float_activations_on_request() {
+    for folder in folders() {
+        let golden = Golden::open(&folder);
+        let float = LoadOptions { activations: Some(Activations::Float), ..LoadOptions::default() };
+        let (mut own, mut other) = (open(&folder), Runner::open(&folder, &float));
+        let ids = golden.ids("seq3.input_ids");
+        let (own_logits, other_logits) = (own.logits(&ids), other.logits(&ids));
+        let overridden = own.model.config().activations == Activations::Int8;
+        assert_eq!(own_logits != other_logits, overridden, "{}", name(&folder));
+        for (a, b) in own_logits.chunks(own.vocab()).zip(other_logits.chunks(own.vocab())) {
+            assert!(cosine(a, b) >= 0.98, "{}: cosine {}", name(&folder), cosine(a, b));
+        }
+    }
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
 #[test]
