@@ -6,6 +6,7 @@ use super::pre_tokenizer::PreTokenizer;
 use super::string_table::{Index, StringTable};
 use super::vocabulary::Vocabulary;
 use crate::ModelError;
+use std::sync::OnceLock;
 use tokenizers::NormalizedString;
 
 /// What decides which pair is joined first.
@@ -84,36 +85,43 @@ impl ByteBpe {
     }
 }
 
-/// Pairs in the order of joining. Kept as the file spells them, `left right`, and found by hash: 280,147 merges are
-/// ready in a few milliseconds.
+/// Pairs in the order of joining, kept as the file spells them, `left right`, and found by hash.
 #[derive(Debug)]
 pub(super) struct Merges {
     pairs: StringTable,
-    index: Index,
+    /// Made when first needed: where whole words are looked up first, a short prompt often needs none of 280,147
+    /// merges.
+    index: OnceLock<Index>,
 }
 
 impl Merges {
     /// From `left right` strings.
     pub(super) fn new(pairs: StringTable) -> Result<Self, ModelError> {
-        let mut index = Index::with_capacity(pairs.len());
-        let mut both = Vec::new();
-        for (rank, pair) in pairs.iter().enumerate() {
-            // The left side has at least one character; a token may be a space.
-            let mid = pair.iter().skip(1).position(|&b| b == b' ').map(|i| i + 1).filter(|&mid| mid + 1 < pair.len());
-            let mid = mid.ok_or_else(|| {
-                let pair = String::from_utf8_lossy(pair);
-                ModelError::Tokenizer(format!("merge {rank} is {pair:?}, expected two texts with a space between"))
-            })?;
-            both.clear();
-            both.extend_from_slice(&pair[..mid]);
-            both.extend_from_slice(&pair[mid + 1..]);
-            index.insert(&both, mid, rank as u32, |other| pairs.get(other as usize) == Some(pair));
+        if let Some(rank) = pairs.iter().position(|pair| middle(pair).is_none()) {
+            let pair = String::from_utf8_lossy(pairs.get(rank).unwrap_or_default());
+            let problem = format!("merge {rank} is {pair:?}, expected two texts with a space between");
+            return Err(ModelError::Tokenizer(problem));
         }
-        Ok(Self { pairs, index })
+        Ok(Self { pairs, index: OnceLock::new() })
+    }
+
+    fn index(&self) -> &Index {
+        self.index.get_or_init(|| {
+            let mut index = Index::with_capacity(self.pairs.len());
+            let mut both = Vec::new();
+            for (rank, pair) in self.pairs.iter().enumerate() {
+                let mid = middle(pair).unwrap_or(pair.len());
+                both.clear();
+                both.extend_from_slice(&pair[..mid]);
+                both.extend_from_slice(pair.get(mid + 1..).unwrap_or_default());
+                index.insert(&both, mid, rank as u32, |other| self.pairs.get(other as usize) == Some(pair));
+            }
+            index
+        })
     }
 
     fn rank(&self, both: &[u8], mid: usize) -> Option<u32> {
-        self.index.find(both, mid, |rank| {
+        self.index().find(both, mid, |rank| {
             self.pairs.get(rank as usize).is_some_and(|pair| {
                 pair.len() == both.len() + 1 && pair[..mid] == both[..mid] && pair[mid + 1..] == both[mid..]
             })
@@ -146,6 +154,11 @@ impl Merges {
         }
         Ok(pairs)
     }
+}
+
+/// The place of the space between two texts; the left one has at least one character and may be a space itself.
+fn middle(pair: &[u8]) -> Option<usize> {
+    pair.iter().skip(1).position(|&b| b == b' ').map(|i| i + 1).filter(|&mid| mid + 1 < pair.len())
 }
 
 #[cfg(test)]

@@ -59,44 +59,49 @@ impl<S: AsRef<[u8]>> TryFrom<&[S]> for StringTable {
 /// is the one. Open addressing, fixed capacity. The hash is seeded per process so that a file cannot choose collisions.
 #[derive(Debug)]
 pub(super) struct Index {
-    /// 0 when free, else the upper half of the hash above the number plus one.
-    slots: Vec<u64>,
+    /// 0 when free, else the number plus one below as many bits of the hash as there is room for.
+    slots: Vec<u32>,
+    /// The bits of a slot that hold the number.
+    number: u32,
     seed: u64,
 }
 
 impl Index {
-    /// Room for `n` entries.
+    /// Room for `n` entries, numbered below `n`.
     pub(super) fn with_capacity(n: usize) -> Self {
         let slots = (n + n / 3 + 1).next_power_of_two();
-        Self { slots: vec![0; slots], seed: RandomState::new().hash_one(n) }
+        let number = u32::MAX.checked_shr((n as u32).leading_zeros()).unwrap_or(0);
+        Self { slots: vec![0; slots], number, seed: RandomState::new().hash_one(n) }
     }
 
     /// Stores `value` unless `same` recognises an entry already stored under this key.
     pub(super) fn insert(&mut self, key: &[u8], salt: usize, value: u32, same: impl Fn(u32) -> bool) {
         let hash = self.hash(key, salt);
-        let mask = self.slots.len() - 1;
-        let mut at = hash as usize & mask;
-        while self.slots[at] != 0 {
-            if self.slots[at] >> 32 == hash >> 32 && same((self.slots[at] as u32).wrapping_sub(1)) {
-                return;
-            }
-            at = (at + 1) & mask;
+        if let Err(free) = self.probe(hash, same) {
+            self.slots[free] = ((hash >> 32) as u32 & !self.number) | (value + 1);
         }
-        self.slots[at] = (hash >> 32 << 32) | (u64::from(value) + 1);
     }
 
     pub(super) fn find(&self, key: &[u8], salt: usize, same: impl Fn(u32) -> bool) -> Option<u32> {
-        let hash = self.hash(key, salt);
+        self.probe(self.hash(key, salt), same).ok()
+    }
+
+    /// The number stored under `hash` that is the `same`, or the free slot where the search ended.
+    fn probe(&self, hash: u64, same: impl Fn(u32) -> bool) -> Result<u32, usize> {
+        let tag = (hash >> 32) as u32 & !self.number;
         let mask = self.slots.len() - 1;
         let mut at = hash as usize & mask;
-        while self.slots[at] != 0 {
-            let value = (self.slots[at] as u32).wrapping_sub(1);
-            if self.slots[at] >> 32 == hash >> 32 && same(value) {
-                return Some(value);
+        loop {
+            let slot = self.slots[at];
+            if slot == 0 {
+                return Err(at);
+            }
+            let value = (slot & self.number).wrapping_sub(1);
+            if slot & !self.number == tag && same(value) {
+                return Ok(value);
             }
             at = (at + 1) & mask;
         }
-        None
     }
 
     /// Eight bytes at a time, each folded in by the two halves of a 128-bit product.

@@ -95,7 +95,7 @@ impl Vocabulary {
             let kind = &mut kinds[id];
             let utf8 = std::str::from_utf8(text)
                 .map_err(|_| ModelError::Tokenizer(format!("the text of token {id} is not UTF-8")))?;
-            if STOPS.contains(&utf8) {
+            if text.ends_with(b">") && STOPS.contains(&utf8) {
                 // Some files declare these as ordinary text; an answer would then never end.
                 *kind = Kind::Control;
             }
