@@ -16,8 +16,9 @@ use crate::{Cpu, KernelError, TernaryScales, TernaryWeights};
 
 /// Rows that the tiers compute together.
 pub(crate) const ROW_TILE: usize = 4;
-/// Weight bytes that a thread takes at a time: enough to make the hand-over cheap, small enough to share evenly.
-const GRAIN: usize = 64 * 1024;
+/// Weight bytes that a thread takes at a time: at least enough to make the hand-over cheap, at most what the threads can
+/// share evenly.
+const GRAIN: Range<usize> = 32 * 1024..256 * 1024;
 
 /// A ternary matrix whose codes and scales have been checked.
 pub struct Ternary {
@@ -164,7 +165,9 @@ pub(crate) fn run(cpu: &Cpu, x: &Quantized, weights: &[&Ternary], outs: &mut [&m
     if x.is_empty() {
         return;
     }
-    let grain = GRAIN / x.cols().div_ceil(128) / 32;
+    let row_bytes = x.cols().div_ceil(128) * 32;
+    let bytes = weights.iter().map(|ternary| ternary.rows() * row_bytes).sum::<usize>();
+    let grain = (bytes / (4 * cpu.threads())).clamp(GRAIN.start, GRAIN.end) / row_bytes;
     cpu.pool().columns(outs, grain, |matrix, mut tile| {
         let ternary = weights[matrix];
         let columns = tile.columns();

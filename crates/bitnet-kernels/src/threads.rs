@@ -377,3 +377,133 @@ impl ColumnTile<'_> {
         unsafe { self.target.data.slice(start + self.columns.start..start + self.columns.end) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn every_part_runs_once() {
+        for threads in [1, 2, 3, 7, 33] {
+            let pool = Pool::new(threads).unwrap();
+            assert_eq!(pool.threads(), threads);
+            for parts in [0, 1, 2, 5, 100, 1000] {
+                let counts: Vec<AtomicUsize> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(parts, |part| {
+                    counts[part].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{threads} threads, {parts}");
+            }
+        }
+    }
+
+    /// Calls in a row, with pauses in which workers fall asleep, from several threads at once.
+    #[test]
+    fn calls_never_mix_or_hang() {
+        let pool = Pool::new(4).unwrap();
+        std::thread::scope(|scope| {
+            for caller in 0..3 {
+                let pool = &pool;
+                scope.spawn(move || {
+                    for call in 0..3000 {
+                        let mut data = [0usize; 23];
+                        pool.chunks(&mut data, 2, 1, |chunk, values| values.fill(caller + call + chunk));
+                        let expected: [usize; 23] = std::array::from_fn(|i| caller + call + i / 2);
+                        assert_eq!(data, expected);
+                        if call % 500 == caller * 100 {
+                            std::thread::sleep(Duration::from_millis(2));
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_nested_call_runs_on_the_spot() {
+        let pool = Pool::new(3).unwrap();
+        let count = AtomicUsize::new(0);
+        pool.run(10, |_| {
+            pool.run(10, |_| {
+                count.fetch_add(1, Ordering::Relaxed);
+            });
+        });
+        assert_eq!(count.into_inner(), 100);
+    }
+
+    #[test]
+    fn a_panic_is_passed_on_and_the_pool_lives() {
+        let pool = Pool::new(3).unwrap();
+        for _ in 0..20 {
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                pool.run(50, |part| assert!(part != 17, "part {part} fails"));
+            }));
+            let payload = result.unwrap_err();
+            assert_eq!(payload.downcast_ref::<String>().unwrap(), "part 17 fails");
+            let sum = AtomicUsize::new(0);
+            pool.run(50, |part| {
+                sum.fetch_add(part, Ordering::Relaxed);
+            });
+            assert_eq!(sum.into_inner(), 49 * 25);
+        }
+    }
+
+    #[test]
+    fn columns_cover_every_matrix_once() {
+        let pool = Pool::new(3).unwrap();
+        let sizes = [1, 31, 32, 33, 100, 257];
+        let mut outs: Vec<Rows> = sizes.iter().map(|&cols| Rows::new(3, cols).unwrap()).collect();
+        outs.iter_mut().for_each(|out| out.set_len(3));
+        let mut refs: Vec<&mut Rows> = outs.iter_mut().collect();
+        pool.columns(&mut refs, 1, |matrix, mut tile| {
+            assert_eq!(tile.columns().start % COLUMN_STEP, 0);
+            for row in 0..tile.rows() {
+                let start = tile.columns().start;
+                for (i, value) in tile.row(row).iter_mut().enumerate() {
+                    *value += (matrix * 10_000 + row * 1000 + start + i) as f32;
+                }
+            }
+        });
+        for (matrix, out) in outs.iter().enumerate() {
+            for row in 0..3 {
+                for (col, value) in out.row(row).iter().enumerate() {
+                    assert_eq!(*value, (matrix * 10_000 + row * 1000 + col) as f32);
+                }
+            }
+        }
+    }
+
+    /// Rows of three arrays go together.
+    #[test]
+    fn zipped_rows_belong_together() {
+        let pool = Pool::new(2).unwrap();
+        let (mut a, mut b, mut c) = ([0u8; 12], [0u16; 6], [0u32; 18]);
+        pool.zip_rows(6, 1, (&mut a, 2), (&mut b, 1), (&mut c, 3), |row, a, b, c| {
+            a.fill(row as u8);
+            b.fill(row as u16);
+            c.fill(row as u32);
+        });
+        assert!((0..12).all(|i| a[i] == (i / 2) as u8) && (0..6).all(|i| b[i] == i as u16));
+        assert!((0..18).all(|i| c[i] == (i / 3) as u32));
+    }
+
+    /// `cargo test --release -p bitnet-kernels -- --ignored --nocapture hand_over`; a figure, not a check: machines are
+    /// shared.
+    #[test]
+    #[ignore = "measures"]
+    fn cost_of_a_hand_over() {
+        let pool = Pool::new(2).unwrap();
+        let mut times: Vec<f64> = (0..20_000)
+            .map(|_| {
+                let start = Instant::now();
+                pool.run(2, |part| {
+                    std::hint::black_box(part);
+                });
+                start.elapsed().as_secs_f64() * 1e6
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        println!("median {:.2} µs, 99 % within {:.2} µs", times[10_000], times[19_800]);
+    }
+}

@@ -11,6 +11,8 @@ use crate::ternary_matmul::{GroupPanel, Panel, ROW_TILE};
 
 /// Blocks of 128 columns that a 16-bit lane can take.
 const FLUSH: usize = 16;
+/// How far ahead of the products the weights are fetched.
+const PREFETCH: usize = 4096;
 /// Tokens that share an unpacked weight vector.
 const TOKEN_TILE: usize = 4;
 
@@ -26,12 +28,27 @@ pub(crate) unsafe fn multiply(panel: Panel<'_>, x: &Quantized, mut store: impl F
         let left = x.len() - token;
         let count = left.div_ceil(left.div_ceil(TOKEN_TILE));
         match count {
-            1 => tokens::<1, 4>(panel, x, token, &mut store),
+            1 => one_token(panel, x, token, &mut store),
             2 => tokens::<2, 2>(panel, x, token, &mut store),
             3 => tokens::<3, 2>(panel, x, token, &mut store),
             _ => tokens::<4, 2>(panel, x, token, &mut store),
         }
         token += count;
+    }
+}
+
+/// All rows for one token, read in four streams, as in the AVX-512 tier.
+#[target_feature(enable = "avx2")]
+fn one_token(panel: Panel<'_>, x: &Quantized, token: usize, store: &mut impl FnMut(usize, usize, &[i32])) {
+    let activations = x.row(token).codes;
+    let stream = panel.rows() / ROW_TILE;
+    for row in 0..stream {
+        for row in [row, stream + row, 2 * stream + row, 3 * stream + row] {
+            store(row, token, &dot([panel.row(row)], [activations])[0]);
+        }
+    }
+    for row in ROW_TILE * stream..panel.rows() {
+        store(row, token, &dot([panel.row(row)], [activations])[0]);
     }
 }
 
@@ -74,8 +91,12 @@ fn dot<const T: usize, const R: usize>(codes: [&[u8]; R], activations: [&[i8]; T
         for block in start..(start + FLUSH).min(blocks) {
             let mut bits = [_mm256_setzero_si256(); R];
             for r in 0..R {
-                // SAFETY: `block < blocks`, and each row has 32 bytes per block.
-                bits[r] = unsafe { _mm256_loadu_si256(codes[r].as_ptr().add(block * 32).cast()) };
+                // SAFETY: `block < blocks`, and each row has 32 bytes per block; prefetching never faults.
+                bits[r] = unsafe {
+                    let at = codes[r].as_ptr().add(block * 32);
+                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(PREFETCH).cast());
+                    _mm256_loadu_si256(at.cast())
+                };
             }
             let at = block / 2 * UNIT + block % 2 * 32;
             for chunk in (0..4).rev() {

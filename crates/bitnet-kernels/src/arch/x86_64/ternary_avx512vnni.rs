@@ -5,12 +5,20 @@
 //! [`Quantized`] keeps its columns in the matching order.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use crate::cpu::{Quantized, UNIT};
 use crate::ternary_matmul::{GroupPanel, Panel, ROW_TILE};
 
-/// Tokens that share an unpacked weight vector: 4 × 6 accumulators, 4 weight vectors and the mask fit 32 registers.
+/// Tokens that share a load of unpacked weights: 4 × 6 accumulators, 4 weight vectors and the activations fit 32 registers.
 const TOKEN_TILE: usize = 6;
+/// Tokens that share unpacked weights: their sums stay on the stack.
+const TOKEN_BLOCK: usize = 20 * TOKEN_TILE;
+/// Units of 256 columns that are unpacked at a time: 16 KB of codes and 24 KB of activations stay in the first-level cache.
+const UNIT_BLOCK: usize = 16;
+
+/// How far ahead of the products the weights are fetched: hides the latency of main memory, and unlike the processor's own prefetching goes on across pages.
+const PREFETCH: usize = 4096;
 
 /// `store(row, token, sums)` for all rows of the panel, [`ROW_TILE`] at a time (fewer at the end), and all tokens of
 /// `x`; sums are `Σ q·code`.
@@ -19,42 +27,121 @@ const TOKEN_TILE: usize = 6;
 /// The processor must have AVX-512 F, BW, VL and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(crate) unsafe fn multiply(panel: Panel<'_>, x: &Quantized, mut store: impl FnMut(usize, usize, &[i32])) {
-    let mut token = 0;
-    while token < x.len() {
-        let left = x.len() - token;
-        let count = left.div_ceil(left.div_ceil(TOKEN_TILE));
-        match count {
-            1 => tokens::<1>(panel, x, token, &mut store),
-            2 => tokens::<2>(panel, x, token, &mut store),
-            3 => tokens::<3>(panel, x, token, &mut store),
-            4 => tokens::<4>(panel, x, token, &mut store),
-            5 => tokens::<5>(panel, x, token, &mut store),
-            _ => tokens::<6>(panel, x, token, &mut store),
-        }
-        token += count;
+    if x.len() == 1 {
+        return one_token(panel, x, &mut store);
+    }
+    for first in (0..x.len()).step_by(TOKEN_BLOCK) {
+        let tokens = first..(first + TOKEN_BLOCK).min(x.len());
+        many_tokens(panel, x, tokens, &mut store);
     }
 }
 
-/// All rows for `T` tokens from `first`.
+/// All rows for one token. The panel is read in four streams, a quarter each: memory gives a core a quarter more that
+/// way than in one.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn tokens<const T: usize>(panel: Panel<'_>, x: &Quantized, first: usize, store: &mut impl FnMut(usize, usize, &[i32])) {
-    let mut activations: [&[i8]; T] = [&[]; T];
-    for t in 0..T {
-        activations[t] = x.row(first + t).codes;
+fn one_token(panel: Panel<'_>, x: &Quantized, store: &mut impl FnMut(usize, usize, &[i32])) {
+    let activations = x.row(0).codes;
+    let stream = panel.rows() / ROW_TILE;
+    for row in 0..stream {
+        let rows = [row, stream + row, 2 * stream + row, 3 * stream + row];
+        let sums = dot_one(rows.map(|row| panel.row(row)), activations);
+        for r in 0..ROW_TILE {
+            store(rows[r], 0, &sums[r..r + 1]);
+        }
     }
+    for row in ROW_TILE * stream..panel.rows() {
+        store(row, 0, &dot_one([panel.row(row); ROW_TILE], activations)[..1]);
+    }
+}
+
+/// Unpacked weights of [`ROW_TILE`] rows and one unit, by chunk: bytes 0..=2.
+type UnpackedUnit = [[__m512i; ROW_TILE]; 4];
+
+/// All rows for a block of tokens. Four rows are unpacked once and meet every token.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn many_tokens(panel: Panel<'_>, x: &Quantized, tokens: Range<usize>, store: &mut impl FnMut(usize, usize, &[i32])) {
+    let mut unpacked: [UnpackedUnit; UNIT_BLOCK] = [[[_mm512_setzero_si512(); ROW_TILE]; 4]; UNIT_BLOCK];
     for row in (0..panel.rows()).step_by(ROW_TILE) {
         let count = ROW_TILE.min(panel.rows() - row);
         let mut codes: [&[u8]; ROW_TILE] = [&[]; ROW_TILE];
         for r in 0..ROW_TILE {
             codes[r] = panel.row(row + r.min(count - 1));
         }
-        if T == 1 {
-            store(row, first, &dot_one(codes, activations[0])[..count]);
-        } else {
-            let sums = dot(codes, activations);
-            for t in 0..T {
-                store(row, first + t, &sums[t][..count]);
+        let mut sums = [[0; ROW_TILE]; TOKEN_BLOCK];
+        let units = units(&codes, &[]);
+        let blocks = units.div_ceil(UNIT_BLOCK);
+        for block in 0..blocks {
+            let units = units * block / blocks..units * (block + 1) / blocks;
+            unpack(codes, units.clone(), &mut unpacked);
+            let unpacked = &unpacked[..units.len()];
+            let mut first = tokens.start;
+            while first < tokens.end {
+                let left = tokens.end - first;
+                let tile = left.div_ceil(left.div_ceil(TOKEN_TILE));
+                let sums = &mut sums[first - tokens.start..][..tile];
+                match tile {
+                    1 => dot::<1>(unpacked, x, first, units.start, sums),
+                    2 => dot::<2>(unpacked, x, first, units.start, sums),
+                    3 => dot::<3>(unpacked, x, first, units.start, sums),
+                    4 => dot::<4>(unpacked, x, first, units.start, sums),
+                    5 => dot::<5>(unpacked, x, first, units.start, sums),
+                    _ => dot::<6>(unpacked, x, first, units.start, sums),
+                }
+                first += tile;
             }
+        }
+        for (token, sums) in tokens.clone().zip(&sums) {
+            store(row, token, &sums[..count]);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn unpack(codes: [&[u8]; ROW_TILE], units: Range<usize>, out: &mut [UnpackedUnit; UNIT_BLOCK]) {
+    let mask = _mm512_set1_epi8(3);
+    for (unit, out) in units.zip(out) {
+        for r in 0..ROW_TILE {
+            prefetch(codes[r], unit);
+            let bits = load_unit(codes[r], unit);
+            // Bits that cross bytes are masked away.
+            out[0][r] = _mm512_and_si512(_mm512_srli_epi16::<6>(bits), mask);
+            out[1][r] = _mm512_and_si512(_mm512_srli_epi16::<4>(bits), mask);
+            out[2][r] = _mm512_and_si512(_mm512_srli_epi16::<2>(bits), mask);
+            out[3][r] = _mm512_and_si512(bits, mask);
+        }
+    }
+}
+
+/// Adds the products of unpacked weights with the tokens from `token`, from unit `start`, to `sums`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn dot<const T: usize>(
+    unpacked: &[UnpackedUnit],
+    x: &Quantized,
+    token: usize,
+    start: usize,
+    sums: &mut [[i32; ROW_TILE]],
+) {
+    let mut activations: [&[i8]; T] = [&[]; T];
+    for t in 0..T {
+        activations[t] = &x.row(token + t).codes[start * UNIT..(start + unpacked.len()) * UNIT];
+    }
+    let mut acc = [[_mm512_setzero_si512(); ROW_TILE]; T];
+    for (unit, unpacked) in unpacked.iter().enumerate() {
+        for chunk in 0..4 {
+            for t in 0..T {
+                let q = load_chunk(activations[t], unit, chunk);
+                for r in 0..ROW_TILE {
+                    acc[t][r] = _mm512_dpbusd_epi32(acc[t][r], unpacked[chunk][r], q);
+                }
+            }
+        }
+    }
+    for t in 0..T {
+        let part = four_sums(acc[t]);
+        for r in 0..ROW_TILE {
+            sums[t][r] += part[r];
         }
     }
 }
@@ -85,6 +172,14 @@ fn load_chunk(row: &[i8], unit: usize, chunk: usize) -> __m512i {
     unsafe { _mm512_loadu_si512(row.as_ptr().add(unit * UNIT + chunk * 64).cast()) }
 }
 
+/// Fetches what comes [`PREFETCH`] bytes after `unit`; an address without memory behind it does no harm.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn prefetch(row: &[u8], unit: usize) {
+    // SAFETY: a hint never faults.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(unit * 64 + PREFETCH).cast()) };
+}
+
 #[inline]
 fn units<const T: usize>(codes: &[&[u8]; ROW_TILE], activations: &[&[i8]; T]) -> usize {
     let bytes = codes[0].len();
@@ -101,65 +196,28 @@ fn units<const T: usize>(codes: &[&[u8]; ROW_TILE], activations: &[&[i8]; T]) ->
 fn dot_one(codes: [&[u8]; ROW_TILE], activations: &[i8]) -> [i32; ROW_TILE] {
     let units = units(&codes, &[activations]);
     let masks = [0xc0u8, 0x30, 0x0c, 0x03].map(|mask| _mm512_set1_epi8(mask as i8));
-    let mut acc = [[_mm512_setzero_si512(); 4]; ROW_TILE];
-    for unit in 0..units {
-        let mut bits = [_mm512_setzero_si512(); ROW_TILE];
-        for r in 0..ROW_TILE {
-            bits[r] = load_unit(codes[r], unit);
-        }
-        for chunk in 0..4 {
-            let q = load_chunk(activations, unit, chunk);
-            for r in 0..ROW_TILE {
-                acc[r][chunk] = _mm512_dpbusd_epi32(acc[r][chunk], _mm512_and_si512(bits[r], masks[chunk]), q);
-            }
-        }
-    }
     let mut total = [_mm512_setzero_si512(); ROW_TILE];
     for r in 0..ROW_TILE {
-        let [a, b, c, d] = acc[r];
+        let mut acc = [_mm512_setzero_si512(); 4];
+        for unit in 0..units {
+            let bits = load_unit(codes[r], unit);
+            prefetch(codes[r], unit);
+            for chunk in 0..4 {
+                let q = load_chunk(activations, unit, chunk);
+                acc[chunk] = _mm512_dpbusd_epi32(acc[chunk], _mm512_and_si512(bits, masks[chunk]), q);
+            }
+        }
+        let [a, b, c, d] = acc;
         let high = _mm512_add_epi32(_mm512_srai_epi32::<6>(a), _mm512_srai_epi32::<4>(b));
         total[r] = _mm512_add_epi32(high, _mm512_add_epi32(_mm512_srai_epi32::<2>(c), d));
     }
-    sums(total)
-}
-
-/// `T` tokens: codes are unpacked to 0..=2 and used `T` times.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dot<const T: usize>(codes: [&[u8]; ROW_TILE], activations: [&[i8]; T]) -> [[i32; ROW_TILE]; T] {
-    let units = units(&codes, &activations);
-    let mask = _mm512_set1_epi8(3);
-    let mut acc = [[_mm512_setzero_si512(); ROW_TILE]; T];
-    for unit in 0..units {
-        let mut bits = [_mm512_setzero_si512(); ROW_TILE];
-        for r in 0..ROW_TILE {
-            bits[r] = load_unit(codes[r], unit);
-        }
-        for chunk in (0..4).rev() {
-            let mut code = [_mm512_setzero_si512(); ROW_TILE];
-            for r in 0..ROW_TILE {
-                code[r] = _mm512_and_si512(bits[r], mask);
-                bits[r] = _mm512_srli_epi16::<2>(bits[r]); // bits that cross bytes are masked away next time
-            }
-            for t in 0..T {
-                let q = load_chunk(activations[t], unit, chunk);
-                for r in 0..ROW_TILE {
-                    acc[t][r] = _mm512_dpbusd_epi32(acc[t][r], code[r], q);
-                }
-            }
-        }
-    }
-    let mut out = [[0; ROW_TILE]; T];
-    for t in 0..T {
-        out[t] = sums(acc[t]);
-    }
-    out
+    four_sums(total)
 }
 
 /// The four sums of four vectors.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl")]
-fn sums(v: [__m512i; ROW_TILE]) -> [i32; ROW_TILE] {
+fn four_sums(v: [__m512i; ROW_TILE]) -> [i32; ROW_TILE] {
     let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
     let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
     let v = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd)); // a b c d, four times
