@@ -9,20 +9,50 @@ pub(crate) const PANEL: usize = 256;
 /// Up to [`PANEL`] decoded columns of one row, in lanes.
 pub(crate) type Panel = [[f32; LANES]; PANEL / LANES];
 
-/// One storage format.
+/// One storage format. (The loops of `decode` call no closures with vectors in them: a closure that is not inlined is not
+/// compiled for the tier.)
 pub(crate) trait Format: Copy {
     /// Columns that share a block.
     const BLOCK: usize;
     /// Bytes of a block.
     const BYTES: usize;
 
-    /// Decodes whole blocks, at most a panel of them. Lanes after the last column, up to a multiple of sixteen, become
-    /// zero; later ones stay.
+    /// Decodes whole blocks, at most a panel of them. Values after the last column, up to a multiple of sixteen, become
+    /// zero; later ones are left alone.
     fn decode<L: Lanes>(self, l: L, bytes: &[u8], out: &mut Panel);
 }
 
+#[inline(always)]
 fn half(bytes: &[u8]) -> f32 {
     f16::from_le_bytes([bytes[0], bytes[1]]).to_f32_const()
+}
+
+/// Decodes values of `N / 16` bytes each.
+#[inline(always)]
+fn plain<const N: usize, L: Lanes>(l: L, bytes: &[u8], out: &mut Panel, load: impl Fn(&[u8; N]) -> L::V) {
+    let (full, tail) = bytes.as_chunks::<N>();
+    for (bytes, out) in full.iter().zip(out.iter_mut()) {
+        l.store(load(bytes), out);
+    }
+    if !tail.is_empty() {
+        let mut padded = [0; N];
+        padded[..tail.len()].copy_from_slice(tail);
+        l.store(load(&padded), &mut out[full.len()]);
+    }
+}
+
+/// Sixteen bytes as one number.
+#[inline(always)]
+fn sixteen(bytes: &[u8]) -> u128 {
+    let mut x = [0; LANES];
+    x.copy_from_slice(&bytes[..LANES]);
+    u128::from_le_bytes(x)
+}
+
+/// Bits `shift..` of sixteen bytes, as many as `mask` has.
+#[inline(always)]
+fn fields(bytes: &[u8], shift: usize, mask: u8) -> u128 {
+    sixteen(bytes) >> shift & u128::from_le_bytes([mask; LANES])
 }
 
 #[derive(Clone, Copy)]
@@ -33,15 +63,8 @@ impl Format for F32 {
     const BYTES: usize = 4;
 
     #[inline(always)]
-    fn decode<L: Lanes>(self, _: L, bytes: &[u8], out: &mut Panel) {
-        for (bytes, out) in bytes.chunks(4 * LANES).zip(out) {
-            if bytes.len() < 4 * LANES {
-                *out = [0.0; LANES];
-            }
-            for (b, out) in bytes.chunks_exact(4).zip(out) {
-                *out = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-            }
-        }
+    fn decode<L: Lanes>(self, l: L, bytes: &[u8], out: &mut Panel) {
+        plain(l, bytes, out, |b| l.load_f32(b));
     }
 }
 
@@ -53,15 +76,8 @@ impl Format for BF16 {
     const BYTES: usize = 2;
 
     #[inline(always)]
-    fn decode<L: Lanes>(self, _: L, bytes: &[u8], out: &mut Panel) {
-        for (bytes, out) in bytes.chunks(2 * LANES).zip(out) {
-            if bytes.len() < 2 * LANES {
-                *out = [0.0; LANES];
-            }
-            for (b, out) in bytes.chunks_exact(2).zip(out) {
-                *out = f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16);
-            }
-        }
+    fn decode<L: Lanes>(self, l: L, bytes: &[u8], out: &mut Panel) {
+        plain(l, bytes, out, |b| l.load_bf16(b));
     }
 }
 
@@ -74,16 +90,7 @@ impl Format for F16 {
 
     #[inline(always)]
     fn decode<L: Lanes>(self, l: L, bytes: &[u8], out: &mut Panel) {
-        for (bytes, out) in bytes.chunks(2 * LANES).zip(out) {
-            match bytes.first_chunk() {
-                Some(full) => l.store(l.load_f16(full), out),
-                None => {
-                    let mut padded = [0; 2 * LANES];
-                    padded[..bytes.len()].copy_from_slice(bytes);
-                    l.store(l.load_f16(&padded), out);
-                }
-            }
-        }
+        plain(l, bytes, out, |b| l.load_f16(b));
     }
 }
 
@@ -96,11 +103,12 @@ impl Format for Q8_0 {
 
     /// f16 `d`, i8 `q[32]`: `q d`.
     #[inline(always)]
-    fn decode<L: Lanes>(self, _: L, bytes: &[u8], out: &mut Panel) {
-        for (block, out) in bytes.chunks_exact(Self::BYTES).zip(out.as_flattened_mut().chunks_exact_mut(Self::BLOCK)) {
-            let d = half(block);
-            for (q, out) in block[2..].iter().zip(out) {
-                *out = f32::from(*q as i8) * d;
+    fn decode<L: Lanes>(self, l: L, bytes: &[u8], out: &mut Panel) {
+        let (blocks, _) = bytes.as_chunks::<{ Self::BYTES }>();
+        for (block, out) in blocks.iter().zip(out.as_chunks_mut::<2>().0) {
+            let d = l.splat(half(block));
+            for (q, out) in block[2..].chunks_exact(LANES).zip(out) {
+                l.store(l.mul(l.from_i8(sixteen(q)), d), out);
             }
         }
     }
@@ -115,13 +123,14 @@ impl Format for Q4_0 {
 
     /// f16 `d`, 16 bytes: low nibbles are values 0..16, high ones 16..32: `(n - 8) d`.
     #[inline(always)]
-    fn decode<L: Lanes>(self, _: L, bytes: &[u8], out: &mut Panel) {
-        for (block, out) in bytes.chunks_exact(Self::BYTES).zip(out.as_flattened_mut().chunks_exact_mut(Self::BLOCK)) {
-            let d = half(block);
-            let (low, high) = out.split_at_mut(16);
-            for ((n, low), high) in block[2..].iter().zip(low).zip(high) {
-                *low = f32::from((n & 15) as i8 - 8) * d;
-                *high = f32::from((n >> 4) as i8 - 8) * d;
+    fn decode<L: Lanes>(self, l: L, bytes: &[u8], out: &mut Panel) {
+        let (blocks, _) = bytes.as_chunks::<{ Self::BYTES }>();
+        for (block, [low, high]) in blocks.iter().zip(out.as_chunks_mut::<2>().0) {
+            let d = l.splat(half(block));
+            let n = &block[2..];
+            for (shift, out) in [(0, low), (4, high)] {
+                let n = l.sub(l.from_i8(fields(n, shift, 15)), l.splat(8.0));
+                l.store(l.mul(n, d), out);
             }
         }
     }
@@ -135,26 +144,23 @@ impl Format for Q4K {
     const BYTES: usize = 144;
 
     /// f16 `d` and `dmin`, 12 bytes of 6-bit scales and minima, 128 bytes of nibbles: `(d scale) n - (dmin min)`.
+    /// Sub-blocks `2 i` and `2 i + 1` of 32 columns are the low and the high nibbles of bytes `32 i .. 32 i + 32`.
     #[inline(always)]
-    fn decode<L: Lanes>(self, _: L, bytes: &[u8], out: &mut Panel) {
-        for (block, out) in bytes.chunks_exact(Self::BYTES).zip(out.as_flattened_mut().chunks_exact_mut(Self::BLOCK)) {
+    fn decode<L: Lanes>(self, l: L, bytes: &[u8], out: &mut Panel) {
+        let (blocks, _) = bytes.as_chunks::<{ Self::BYTES }>();
+        for (block, out) in blocks.iter().zip(out.as_chunks_mut::<16>().0) {
             let (d, dmin) = (half(block), half(&block[2..]));
             let s = &block[4..16];
-            let scale_min = |j: usize| {
+            for j in 0..8 {
                 let (scale, min) = if j < 4 {
                     (s[j] & 63, s[j + 4] & 63)
                 } else {
                     ((s[j + 4] & 15) | ((s[j - 4] >> 6) << 4), (s[j + 4] >> 4) | ((s[j] >> 6) << 4))
                 };
-                (d * f32::from(scale), dmin * f32::from(min))
-            };
-            for (i, (q, out)) in block[16..].chunks_exact(32).zip(out.chunks_exact_mut(64)).enumerate() {
-                let (scale_low, min_low) = scale_min(2 * i);
-                let (scale_high, min_high) = scale_min(2 * i + 1);
-                let (low, high) = out.split_at_mut(32);
-                for ((n, low), high) in q.iter().zip(low).zip(high) {
-                    *low = scale_low * f32::from(n & 15) - min_low;
-                    *high = scale_high * f32::from(n >> 4) - min_high;
+                let (scale, min) = (l.splat(d * f32::from(scale)), l.splat(dmin * f32::from(min)));
+                for part in 0..2 {
+                    let n = fields(&block[16 + j / 2 * 32 + part * LANES..], 4 * (j % 2), 15);
+                    l.store(l.sub(l.mul(scale, l.from_i8(n)), min), &mut out[2 * j + part]);
                 }
             }
         }
@@ -170,26 +176,19 @@ impl Format for Q6K {
 
     /// 128 bytes of low nibbles, 64 bytes of upper bit pairs, 16 i8 scales, f16 `d`: `(d scale) (q - 32)`.
     #[inline(always)]
-    fn decode<L: Lanes>(self, _: L, bytes: &[u8], out: &mut Panel) {
-        for (block, out) in bytes.chunks_exact(Self::BYTES).zip(out.as_flattened_mut().chunks_exact_mut(Self::BLOCK)) {
+    fn decode<L: Lanes>(self, l: L, bytes: &[u8], out: &mut Panel) {
+        let (blocks, _) = bytes.as_chunks::<{ Self::BYTES }>();
+        for (block, out) in blocks.iter().zip(out.as_chunks_mut::<16>().0) {
             let d = half(&block[208..]);
-            for (h, out) in out.chunks_exact_mut(128).enumerate() {
-                let low = &block[64 * h..][..64];
-                let high = &block[128 + 32 * h..][..32];
-                let scales = &block[192 + 8 * h..][..8];
-                // Quarter k holds values 32 k .. 32 k + 32 of this half: nibbles from byte 32 (k % 2) on, lower ones
-                // for k < 2, and bit pair k of `high`.
-                for (k, out) in out.chunks_exact_mut(32).enumerate() {
-                    let nibbles = &low[32 * (k % 2)..][..32];
-                    let (nibble_shift, pair_shift) = (4 * (k / 2), 2 * k);
-                    for part in 0..2 {
-                        let scale = d * f32::from(scales[2 * k + part] as i8);
-                        for i in 16 * part..16 * part + 16 {
-                            let q = ((nibbles[i] >> nibble_shift) & 15) | (((high[i] >> pair_shift) & 3) << 4);
-                            out[i] = scale * f32::from(q as i8 - 32);
-                        }
-                    }
-                }
+            for (group, out) in out.iter_mut().enumerate() {
+                // Columns 128 h + 32 k + 16 part ..: nibbles from byte 64 h + 32 (k % 2) on, the lower ones for k < 2,
+                // and bit pair k of the bytes from 128 + 32 h on.
+                let (h, k, part) = (group / 8, group % 8 / 2, group % 2);
+                let low = fields(&block[64 * h + 32 * (k % 2) + part * LANES..], 4 * (k / 2), 15);
+                let high = fields(&block[128 + 32 * h + part * LANES..], 2 * k, 3) << 4;
+                let q = l.sub(l.from_i8(low | high), l.splat(32.0));
+                let scale = d * f32::from(block[192 + group] as i8);
+                l.store(l.mul(l.splat(scale), q), out);
             }
         }
     }
@@ -205,13 +204,13 @@ impl Format for Ternary {
 
     /// `(code - 1) scale`; padding columns hold code 1, hence zero.
     #[inline(always)]
-    fn decode<L: Lanes>(self, _: L, bytes: &[u8], out: &mut Panel) {
-        for (block, out) in bytes.chunks_exact(Self::BYTES).zip(out.as_flattened_mut().chunks_exact_mut(Self::BLOCK)) {
-            for (j, out) in out.chunks_exact_mut(32).enumerate() {
-                for (code, out) in block.iter().zip(out) {
-                    *out = f32::from((code >> (6 - 2 * j)) as i8 & 3) - 1.0;
-                    *out *= self.0;
-                }
+    fn decode<L: Lanes>(self, l: L, bytes: &[u8], out: &mut Panel) {
+        let (blocks, _) = bytes.as_chunks::<{ Self::BYTES }>();
+        for (block, out) in blocks.iter().zip(out.as_chunks_mut::<8>().0) {
+            for (group, out) in out.iter_mut().enumerate() {
+                let (j, part) = (group / 2, group % 2);
+                let code = l.from_i8(fields(&block[part * LANES..], 6 - 2 * j, 3));
+                l.store(l.mul(l.sub(code, l.splat(1.0)), l.splat(self.0)), out);
             }
         }
     }

@@ -199,7 +199,7 @@ impl Tile<'_> {
     fn multiply<L: Lanes, F: Format>(&mut self, l: L, format: F) {
         let cols = self.weights.cols;
         if cols == 0 {
-            for token in self.first_row..self.tile.rows() {
+            for token in self.first_row..self.tile.rows().end {
                 self.tile.row(token).fill(0.0);
             }
             return;
@@ -291,12 +291,21 @@ impl Tile<'_> {
 #[inline(always)]
 fn accumulate<L: Lanes, const T: usize>(l: L, x: [&[f32]; T], w: &[Panel; ROWS], sums: &mut [[L::V; ROWS]; T]) {
     let mut acc = *sums;
-    let len = x[0].len();
-    for i in 0..len.div_ceil(LANES).min(PANEL / LANES) {
+    let full = x[0].len().min(PANEL) / LANES;
+    let lanes = x.map(|x| &x.as_chunks::<LANES>().0[..full]);
+    for i in 0..full {
         for t in 0..T {
-            let x = l.load_part(&x[t][i * LANES..len.min((i + 1) * LANES)]);
+            let x = l.load(&lanes[t][i]);
             for r in 0..ROWS {
                 acc[t][r] = l.fma(x, l.load(&w[r][i]), acc[t][r]);
+            }
+        }
+    }
+    if x[0].len() > full * LANES {
+        for t in 0..T {
+            let x = l.load_part(&x[t][full * LANES..]);
+            for r in 0..ROWS {
+                acc[t][r] = l.fma(x, l.load(&w[r][full]), acc[t][r]);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! `embed`: rows of the embedding table.
 
 use crate::dense_matmul::Dense;
-use crate::lanes::{Kernel, LANES, Lanes, dispatch};
+use crate::lanes::{Kernel, Lanes, dispatch};
 use crate::threads::grain;
 use crate::{Cpu, Rows};
 
@@ -29,8 +29,8 @@ impl Kernel for Row<'_> {
     fn run<L: Lanes>(self, l: L) {
         let Row { table, row, scale, out } = self;
         table.decode_row(l, row, |first, values| {
-            for (out, x) in out[first..].chunks_mut(LANES).zip(values) {
-                l.store_part(l.mul(l.load(x), l.splat(scale)), out);
+            for (out, x) in out[first..].iter_mut().zip(values.as_flattened()) {
+                *out = x * scale;
             }
         });
     }

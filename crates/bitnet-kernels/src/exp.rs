@@ -1,4 +1,4 @@
-//! `exp` and what follows from it, the same bits on every tier and platform.
+//! `exp`, the same bits on every tier and platform.
 
 use crate::lanes::Lanes;
 
@@ -27,17 +27,61 @@ pub(crate) fn exp<L: Lanes>(l: L, x: L::V) -> L::V {
     l.mul(l.mul(p, l.pow2(half)), l.pow2(l.sub(n, half)))
 }
 
-/// `x / (1 + exp(-x))`, which is `x · sigmoid(x)`.
-#[inline(always)]
-pub(crate) fn silu<L: Lanes>(l: L, x: L::V) -> L::V {
-    l.div(x, l.add(l.splat(1.0), exp(l, l.sub(l.splat(0.0), x))))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+    use crate::lanes::{Kernel, LANES, dispatch};
 
-/// GELU in its tanh form. `(1 + tanh z) / 2 = 1 / (1 + exp(-2z))`, which loses no digits where tanh is near −1.
-#[inline(always)]
-pub(crate) fn gelu_tanh<L: Lanes>(l: L, x: L::V) -> L::V {
-    // z = √(2/π) (x + 0.044715 x³)
-    let inner = l.fma(l.mul(x, x), l.splat(0.044715), l.splat(1.0));
-    let minus_2z = l.mul(l.mul(x, l.splat(-2.0 * 0.797_884_6)), inner);
-    l.div(x, l.add(l.splat(1.0), exp(l, minus_2z)))
+    struct Exp<'a>(&'a [f32]);
+
+    impl Kernel for Exp<'_> {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn run<L: Lanes>(self, l: L) -> Vec<f32> {
+            let mut out = vec![0.0; self.0.len()];
+            for (x, out) in self.0.chunks(LANES).zip(out.chunks_mut(LANES)) {
+                l.store_part(exp(l, l.load_part(x)), out);
+            }
+            out
+        }
+    }
+
+    #[test]
+    fn is_within_one_ulp_and_the_same_on_every_tier() {
+        // Every 1009th float from −104 to 89 and from tiny to large.
+        let mut x: Vec<f32> = (0..=u32::MAX).step_by(1009).map(f32::from_bits).collect();
+        x.retain(|x| (-104.5..89.5).contains(x));
+        let scalar = dispatch(Isa::Scalar, Exp(&x));
+        let mut worst = 0f64;
+        for (x, got) in x.iter().zip(&scalar) {
+            let want = f64::from(*x).exp();
+            if want > f64::from(f32::MAX) {
+                // Between the largest float and the next power of two rounding may go either way only at the edge.
+                assert!(*got == f32::INFINITY || *got == f32::MAX, "exp({x}) = {got}");
+                continue;
+            }
+            let rounded = want as f32;
+            let ulp =
+                f64::from(f32::from_bits((rounded.to_bits() & 0x7f80_0000).max(0x0c00_0000))) * f64::from(f32::EPSILON);
+            worst = worst.max((f64::from(*got) - want).abs() / ulp);
+        }
+        assert!(worst < 1.0, "{worst} ulp");
+        for isa in Isa::available() {
+            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert!(bits(&dispatch(isa, Exp(&x))) == bits(&scalar), "{isa} differs from scalar");
+        }
+    }
+
+    #[test]
+    fn limits() {
+        let x = [f32::NEG_INFINITY, -1e30, -104.0, -0.0, 0.0, 88.8, 1e30, f32::INFINITY, f32::NAN];
+        let inf = f32::INFINITY;
+        for isa in Isa::available() {
+            let got = dispatch(isa, Exp(&x));
+            assert_eq!(got[..8], [0.0, 0.0, 0.0, 1.0, 1.0, inf, inf, inf], "{isa}");
+            assert!(got[8].is_nan());
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! `gated_activation`: the gate's non-linearity times the up projection.
 
-use crate::exp::{gelu_tanh, silu};
-use crate::lanes::{Kernel, LANES, Lanes, dispatch};
+use crate::exp::exp;
+use crate::lanes::{self, Kernel, Lanes, Map, dispatch};
 use crate::{Activation, Cpu, Rows};
 
 /// Values that one call of a thread computes.
@@ -28,22 +28,48 @@ impl Kernel for Gate<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        match self.activation {
-            Activation::Relu2 => self.each(l, |x| {
-                let x = l.larger(l.splat(0.0), x); // in this order a NaN stays NaN
-                l.mul(x, x)
-            }),
-            Activation::Silu => self.each(l, |x| silu(l, x)),
-            Activation::GeluTanh => self.each(l, |x| gelu_tanh(l, x)),
+        let Gate { activation, gate, up } = self;
+        match activation {
+            Activation::Relu2 => lanes::update(l, gate, up, Relu2),
+            Activation::Silu => lanes::update(l, gate, up, Silu),
+            Activation::GeluTanh => lanes::update(l, gate, up, GeluTanh),
         }
     }
 }
 
-impl Gate<'_> {
+#[derive(Clone, Copy)]
+struct Relu2;
+
+impl Map for Relu2 {
     #[inline(always)]
-    fn each<L: Lanes>(self, l: L, f: impl Fn(L::V) -> L::V) {
-        for (gate, up) in self.gate.chunks_mut(LANES).zip(self.up.chunks(LANES)) {
-            l.store_part(l.mul(f(l.load_part(gate)), l.load_part(up)), gate);
-        }
+    fn apply<L: Lanes>(self, l: L, x: L::V, up: L::V) -> L::V {
+        let x = l.larger(l.splat(0.0), x); // in this order a NaN stays NaN
+        l.mul(l.mul(x, x), up)
+    }
+}
+
+/// `x / (1 + exp(-x))`, which is `x · sigmoid(x)`.
+#[derive(Clone, Copy)]
+struct Silu;
+
+impl Map for Silu {
+    #[inline(always)]
+    fn apply<L: Lanes>(self, l: L, x: L::V, up: L::V) -> L::V {
+        let e = exp(l, l.sub(l.splat(0.0), x));
+        l.mul(l.div(x, l.add(l.splat(1.0), e)), up)
+    }
+}
+
+/// GELU in its tanh form. `(1 + tanh z) / 2 = 1 / (1 + exp(-2z))`, which loses no digits where tanh is near −1.
+#[derive(Clone, Copy)]
+struct GeluTanh;
+
+impl Map for GeluTanh {
+    #[inline(always)]
+    fn apply<L: Lanes>(self, l: L, x: L::V, up: L::V) -> L::V {
+        // z = √(2/π) (x + 0.044715 x³)
+        let inner = l.fma(l.mul(x, x), l.splat(0.044715), l.splat(1.0));
+        let e = exp(l, l.mul(l.mul(x, l.splat(-2.0 * 0.797_884_6)), inner));
+        l.mul(l.div(x, l.add(l.splat(1.0), e)), up)
     }
 }

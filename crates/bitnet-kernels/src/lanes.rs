@@ -23,8 +23,15 @@ pub(crate) trait Lanes: Copy {
     fn load(self, x: &[f32; LANES]) -> Self::V;
     /// Writes sixteen floats.
     fn store(self, v: Self::V, out: &mut [f32; LANES]);
+    /// Reads sixteen little-endian binary32 values.
+    fn load_f32(self, x: &[u8; 4 * LANES]) -> Self::V;
     /// Reads sixteen little-endian binary16 values.
     fn load_f16(self, x: &[u8; 2 * LANES]) -> Self::V;
+    /// Reads sixteen little-endian bfloat16 values.
+    fn load_bf16(self, x: &[u8; 2 * LANES]) -> Self::V;
+    /// Sixteen i8, the first in the lowest byte. (Byte arrays on the stack would be written in pieces and read as one,
+    /// which stalls.)
+    fn from_i8(self, x: u128) -> Self::V;
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`
@@ -46,30 +53,21 @@ pub(crate) trait Lanes: Copy {
     /// Largest lane, by [`larger`](Self::larger) in the tree of [`sum`](Self::sum).
     fn largest(self, v: Self::V) -> f32;
 
-    /// Reads up to sixteen floats and sets the other lanes to zero.
+    /// Reads up to sixteen floats and sets the other lanes to zero. For the tail of a row, outside of its loop: the
+    /// copy is a call, and no register survives a call.
     #[inline(always)]
     fn load_part(self, x: &[f32]) -> Self::V {
-        match x.first_chunk() {
-            Some(full) => self.load(full),
-            None => {
-                let mut padded = [0.0; LANES];
-                padded[..x.len()].copy_from_slice(x);
-                self.load(&padded)
-            }
-        }
+        let mut padded = [0.0; LANES];
+        padded[..x.len()].copy_from_slice(x);
+        self.load(&padded)
     }
 
     /// Writes the first `out.len()` lanes, at most sixteen.
     #[inline(always)]
     fn store_part(self, v: Self::V, out: &mut [f32]) {
-        match out.first_chunk_mut() {
-            Some(full) => self.store(v, full),
-            None => {
-                let mut padded = [0.0; LANES];
-                self.store(v, &mut padded);
-                out.copy_from_slice(&padded[..out.len()]);
-            }
-        }
+        let mut padded = [0.0; LANES];
+        self.store(v, &mut padded);
+        out.copy_from_slice(&padded[..out.len()]);
     }
 }
 
@@ -141,6 +139,18 @@ impl Lanes for Scalar {
         *out = v;
     }
     #[inline(always)]
+    fn load_f32(self, x: &[u8; 4 * LANES]) -> Self::V {
+        each(|j| f32::from_le_bytes([x[4 * j], x[4 * j + 1], x[4 * j + 2], x[4 * j + 3]]))
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u8; 2 * LANES]) -> Self::V {
+        each(|j| f32::from_le_bytes([0, 0, x[2 * j], x[2 * j + 1]]))
+    }
+    #[inline(always)]
+    fn from_i8(self, x: u128) -> Self::V {
+        each(|j| f32::from(x.to_le_bytes()[j] as i8))
+    }
+    #[inline(always)]
     fn load_f16(self, x: &[u8; 2 * LANES]) -> Self::V {
         each(|j| half::f16::from_le_bytes([x[2 * j], x[2 * j + 1]]).to_f32_const())
     }
@@ -190,12 +200,129 @@ impl Lanes for Scalar {
 /// `2^23 + 127`: puts a whole number plus the exponent bias into the lowest mantissa bits.
 pub(crate) const POW2_BIAS: f32 = 8_388_608.0 + 127.0;
 
-/// One lane-order dot product: `lane[j] = fma(a[16 i + j], b[16 i + j], lane[j])`, then the tree.
+/// Dot product in lane order: `lane[j] = fma(a[16 i + j], b[16 i + j], lane[j])`, then the tree.
 #[inline(always)]
 pub(crate) fn dot<L: Lanes>(l: L, a: &[f32], b: &[f32]) -> f32 {
+    let (a, a_tail) = a.as_chunks();
+    let (b, b_tail) = b.as_chunks();
     let mut acc = l.splat(0.0);
-    for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
-        acc = l.fma(l.load_part(a), l.load_part(b), acc);
+    for (a, b) in a.iter().zip(b) {
+        acc = l.fma(l.load(a), l.load(b), acc);
+    }
+    if !a_tail.is_empty() {
+        acc = l.fma(l.load_part(a_tail), l.load_part(b_tail), acc);
     }
     l.sum(acc)
+}
+
+/// A function of two vectors. A trait and not a closure, because only what is `#[inline(always)]` is compiled for the tier.
+pub(crate) trait Map: Copy {
+    /// The function.
+    fn apply<L: Lanes>(self, l: L, x: L::V, y: L::V) -> L::V;
+}
+
+/// `x[i] = f(x[i], y[i])`
+#[inline(always)]
+pub(crate) fn update<L: Lanes>(l: L, x: &mut [f32], y: &[f32], f: impl Map) {
+    let (x, x_tail) = x.as_chunks_mut();
+    let (y, y_tail) = y.as_chunks();
+    for (x, y) in x.iter_mut().zip(y) {
+        l.store(f.apply(l, l.load(x), l.load(y)), x);
+    }
+    if !x_tail.is_empty() {
+        l.store_part(f.apply(l, l.load_part(x_tail), l.load_part(y_tail)), x_tail);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::{bf16, f16};
+
+    /// Every conversion of sixteen values at a time.
+    struct Conversions;
+
+    impl Kernel for Conversions {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn run<L: Lanes>(self, l: L) -> Vec<f32> {
+            let mut out = Vec::new();
+            let mut lanes = [0.0; LANES];
+            for first in (0..=u16::MAX).step_by(LANES) {
+                let mut bytes = [0; 2 * LANES];
+                for j in 0..LANES {
+                    bytes[2 * j..2 * j + 2].copy_from_slice(&(first + j as u16).to_le_bytes());
+                }
+                l.store(l.load_f16(&bytes), &mut lanes);
+                out.extend(lanes);
+                l.store(l.load_bf16(&bytes), &mut lanes);
+                out.extend(lanes);
+                l.store(l.from_i8(u128::from_le_bytes(bytes[..LANES].try_into().unwrap())), &mut lanes);
+                out.extend(lanes);
+            }
+            for n in -126..=127 {
+                l.store(l.pow2(l.splat(n as f32)), &mut lanes);
+                out.extend(lanes);
+            }
+            out
+        }
+    }
+
+    #[test]
+    fn conversions_are_exact() {
+        let mut want = Vec::new();
+        for first in (0..=u16::MAX).step_by(LANES) {
+            let values = first..=first + (LANES as u16 - 1);
+            want.extend(values.clone().map(|x| f16::from_bits(x).to_f32()));
+            want.extend(values.clone().map(|x| bf16::from_bits(x).to_f32()));
+            want.extend(values.take(LANES / 2).flat_map(u16::to_le_bytes).map(|x| f32::from(x as i8)));
+        }
+        want.extend((-126..=127).flat_map(|n| [2f64.powi(n) as f32; LANES]));
+        for isa in Isa::available() {
+            let got = dispatch(isa, Conversions);
+            assert_eq!(got.len(), want.len());
+            for (got, want) in got.iter().zip(&want) {
+                assert!(got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan()), "{isa}: {got}, not {want}");
+            }
+        }
+    }
+
+    struct Reductions(Vec<f32>);
+
+    impl Kernel for Reductions {
+        type Output = [u32; 4];
+
+        #[inline(always)]
+        fn run<L: Lanes>(self, l: L) -> [u32; 4] {
+            let v = l.load_part(&self.0[..13]);
+            let mut part = [0.0; 7];
+            l.store_part(v, &mut part);
+            [dot(l, &self.0, &self.0), l.sum(v), l.largest(v), part[6]].map(f32::to_bits)
+        }
+    }
+
+    #[test]
+    fn sums_have_one_order() {
+        for len in [13, 16, 17, 250] {
+            let x: Vec<f32> = (0..len).map(|i| (i as f32 * 1.7 + 0.3).sin() * 10f32.powi(i % 7 - 3)).collect();
+            // By hand: sixteen lanes, then 8, 4, 2, 1.
+            let mut lanes = [0f32; LANES];
+            for (i, x) in x.iter().enumerate() {
+                lanes[i % LANES] = x.mul_add(*x, lanes[i % LANES]);
+            }
+            for half in [8, 4, 2, 1] {
+                for j in 0..half {
+                    lanes[j] += lanes[j + half];
+                }
+            }
+            let want = dispatch(Isa::Scalar, Reductions(x.clone()));
+            assert_eq!(want[0], lanes[0].to_bits());
+            assert_eq!(f32::from_bits(want[2]), x[..13].iter().fold(0f32, |m, x| m.max(*x)));
+            assert_eq!(want[3], x[6].to_bits());
+            for isa in Isa::available() {
+                assert_eq!(dispatch(isa, Reductions(x.clone())), want, "{isa}");
+            }
+        }
+    }
 }

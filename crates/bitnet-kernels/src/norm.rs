@@ -1,6 +1,6 @@
 //! `norm`: RMSNorm of rows, or of chunks of rows.
 
-use crate::lanes::{self, Kernel, LANES, Lanes, dispatch};
+use crate::lanes::{self, Kernel, Lanes, Map, dispatch};
 use crate::threads::grain;
 use crate::{Cpu, Isa, NormWeight, Rows};
 
@@ -53,9 +53,18 @@ impl Kernel for Norm<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
         let Norm { x, norm, out } = self;
-        let factor = l.splat(InverseRms { x, eps: norm.eps }.run(l));
-        for ((x, w), out) in x.chunks(LANES).zip(norm.weight.chunks(LANES)).zip(out.chunks_mut(LANES)) {
-            l.store_part(l.mul(l.mul(l.load_part(x), factor), l.load_part(w)), out);
-        }
+        out.copy_from_slice(x);
+        lanes::update(l, out, &norm.weight, Scale(InverseRms { x, eps: norm.eps }.run(l)));
+    }
+}
+
+/// `x * factor * weight`
+#[derive(Clone, Copy)]
+struct Scale(f32);
+
+impl Map for Scale {
+    #[inline(always)]
+    fn apply<L: Lanes>(self, l: L, x: L::V, weight: L::V) -> L::V {
+        l.mul(l.mul(x, l.splat(self.0)), weight)
     }
 }

@@ -300,10 +300,25 @@ impl Pool {
                 let first = part - if matrix == 0 { 0 } else { ends[matrix - 1] };
                 if let Some(target) = &targets[matrix] {
                     let columns = first * grain..((first + 1) * grain).min(target.cols);
-                    body(pass * MATRICES + matrix, ColumnTile { target, columns });
+                    body(pass * MATRICES + matrix, ColumnTile { target, columns, rows: 0..target.rows });
                 }
             });
         }
+    }
+
+    /// Cuts `out` into tiles of `rows` rows and `cols` columns (the last may be smaller) and calls `body` for each.
+    pub(crate) fn tiles(&self, out: &mut Rows, rows: usize, cols: usize, body: impl Fn(ColumnTile<'_>) + Sync) {
+        let (all_rows, all_cols) = (out.len(), out.cols());
+        let target = Target { data: Disjoint::new(out.data_mut()), rows: all_rows, cols: all_cols };
+        let across = all_cols.div_ceil(cols);
+        self.run(all_rows.div_ceil(rows) * across, |part| {
+            let (down, right) = (part / across * rows, part % across * cols);
+            body(ColumnTile {
+                target: &target,
+                columns: right..all_cols.min(right + cols),
+                rows: down..all_rows.min(down + rows),
+            });
+        });
     }
 }
 
@@ -352,10 +367,11 @@ struct Target<'a> {
     cols: usize,
 }
 
-/// A range of columns of an output matrix, exclusively borrowed.
+/// A range of columns of an output matrix, in all rows or some, exclusively borrowed.
 pub(crate) struct ColumnTile<'a> {
     target: &'a Target<'a>,
     columns: Range<usize>,
+    rows: Range<usize>,
 }
 
 impl ColumnTile<'_> {
@@ -364,16 +380,17 @@ impl ColumnTile<'_> {
         self.columns.clone()
     }
 
-    /// Rows of the matrix.
-    pub(crate) fn rows(&self) -> usize {
-        self.target.rows
+    /// The rows of this tile.
+    pub(crate) fn rows(&self) -> Range<usize> {
+        self.rows.clone()
     }
 
     /// This tile's part of row `row`: one value per column of [`columns`](Self::columns).
     pub(crate) fn row(&mut self, row: usize) -> &mut [f32] {
+        assert!(self.rows.contains(&row), "row {row} of a tile of {:?}", self.rows);
         let start = row * self.target.cols;
-        // SAFETY: `Pool::columns` makes one tile per column range, so no other tile holds these elements, and
-        // `&mut self` keeps this tile from handing out two rows at a time.
+        // SAFETY: `Pool::columns` and `Pool::tiles` make tiles that do not overlap, so no other tile holds these
+        // elements, and `&mut self` keeps this tile from handing out two rows at a time.
         unsafe { self.target.data.slice(start + self.columns.start..start + self.columns.end) }
     }
 }
@@ -458,7 +475,7 @@ mod tests {
         let mut refs: Vec<&mut Rows> = outs.iter_mut().collect();
         pool.columns(&mut refs, 1, |matrix, mut tile| {
             assert_eq!(tile.columns().start % COLUMN_STEP, 0);
-            for row in 0..tile.rows() {
+            for row in tile.rows() {
                 let start = tile.columns().start;
                 for (i, value) in tile.row(row).iter_mut().enumerate() {
                     *value += (matrix * 10_000 + row * 1000 + start + i) as f32;

@@ -1,8 +1,7 @@
 //! The CPU backend, every tier, against the conformance suite.
 
-mod suite {
-    include!("conformance/suite.rs");
-}
+#[path = "conformance/suite.rs"]
+mod suite;
 
 use bitnet_kernels::{Cpu, CpuOptions, Isa};
 

@@ -1,5 +1,5 @@
-// Every verb of a `Backend` against a naive f64 computation. A backend in another crate includes this file in a test
-// and calls `run`. Values go in by `embed` of an F32 table and come out by `read`, so nothing but the trait is needed.
+//! Every verb of a `Backend` against a naive f64 computation. A backend in another crate includes this file in a test
+//! and calls `run`. Values go in by `embed` of an F32 table and come out by `read`, so nothing but the trait is needed.
 
 use bitnet_kernels::{
     Activation, Backend, Batch, DenseFormat, DenseWeights, KvShape, NormWeight, PAGE_LEN, RopeStyle, RopeTable,
@@ -10,7 +10,7 @@ use bitnet_kernels::{
 pub(crate) fn run<B: Backend>(backend: &B) {
     embeds(backend);
     norms(backend);
-    // multiplies_ternary(backend);
+    multiplies_ternary(backend);
     multiplies_dense(backend);
     attends(backend);
     gates_and_adds(backend);
@@ -47,7 +47,13 @@ pub(crate) fn f32_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|x| x.to_le_bytes()).collect()
 }
 
-pub(crate) fn dense<B: Backend>(backend: &B, format: DenseFormat, rows: usize, cols: usize, bytes: Vec<u8>) -> B::Dense {
+pub(crate) fn dense<B: Backend>(
+    backend: &B,
+    format: DenseFormat,
+    rows: usize,
+    cols: usize,
+    bytes: Vec<u8>,
+) -> B::Dense {
     backend.dense(DenseWeights { rows, cols, format, bytes: bytes.into() }).expect("valid weights")
 }
 
@@ -77,7 +83,7 @@ fn close(what: &str, got: f32, want: f64, scale: f64) {
 pub(crate) fn random_dense(random: &mut Random, format: DenseFormat, rows: usize, cols: usize) -> (Vec<u8>, Vec<f64>) {
     let (mut bytes, mut values) = (Vec::new(), Vec::new());
     // f16 numbers of moderate size, written by their bits: 2^-6 .. 2^0.
-    let mut f16 = |random: &mut Random| {
+    let f16 = |random: &mut Random| {
         let bits = (random.bits() as u16 & 0x83ff) | (9 + (random.bits() % 6) as u16) << 10;
         let value = (1.0 + f64::from(bits & 0x3ff) / 1024.0) * 2f64.powi(i32::from(bits >> 10 & 31) - 15);
         (bits, if bits >> 15 == 1 { -value } else { value })
@@ -249,9 +255,13 @@ fn norms<B: Backend>(backend: &B) {
 
 fn multiplies_ternary<B: Backend>(backend: &B) {
     let mut random = Random::new(3);
-    for (tokens, rows, cols, group, normed) in
-        [(1, 7, 256, 0, true), (3, 5, 130, 0, false), (2, 33, 512, 128, true), (5, 4, 96, 96, true), (2, 3, 640, 64, false)]
-    {
+    for (tokens, rows, cols, group, normed) in [
+        (1, 7, 256, 0, true),
+        (3, 5, 130, 0, false),
+        (2, 33, 512, 128, true),
+        (5, 4, 96, 96, true),
+        (2, 3, 640, 64, false),
+    ] {
         let x = random.floats(tokens * cols);
         let weight = random.floats(cols);
         let codes: Vec<u8> = (0..rows * cols).map(|_| (random.bits() % 3) as u8).collect();
@@ -294,7 +304,12 @@ fn multiplies_ternary<B: Backend>(backend: &B) {
                         want += term * (f64::from(codes[r * cols + c]) - 1.0);
                         size += term.abs();
                     }
-                    close(&format!("ternary_matmul [{t}, {r}] of {rows}x{cols}/{group}"), got[t * rows + r], want, size);
+                    close(
+                        &format!("ternary_matmul [{t}, {r}] of {rows}x{cols}/{group}"),
+                        got[t * rows + r],
+                        want,
+                        size,
+                    );
                 }
             }
         }
@@ -409,7 +424,8 @@ fn attends<B: Backend>(backend: &B) {
                             .collect();
                         let sum: f64 = weights.iter().sum();
                         for d in 0..head_dim {
-                            let want: f64 = weights.iter().zip(&seen[s][first..]).map(|(w, (_, v))| w * v[kv_from + d]).sum();
+                            let want: f64 =
+                                weights.iter().zip(&seen[s][first..]).map(|(w, (_, v))| w * v[kv_from + d]).sum();
                             let got = got[row * q_cols + h * head_dim + d];
                             close(&format!("attend [{row}, {h}, {d}] of {position}"), got, want / sum, 3.0);
                         }
@@ -483,7 +499,8 @@ fn makes_logits<B: Backend>(backend: &B) {
         for (i, got) in got.iter().enumerate() {
             let x = &x[rows[i / vocab] as usize * cols..][..cols];
             let factor = inverse_rms(x, f64::from(1e-5f32));
-            let terms = (0..cols).map(|c| f64::from(x[c]) * factor * f64::from(weight[c]) * values[i % vocab * cols + c]);
+            let terms =
+                (0..cols).map(|c| f64::from(x[c]) * factor * f64::from(weight[c]) * values[i % vocab * cols + c]);
             close(&format!("logits [{i}]"), *got, terms.clone().sum(), terms.map(f64::abs).sum());
         }
     }

@@ -63,6 +63,32 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    fn load_f32(self, x: &[u8; 4 * LANES]) -> Pair {
+        // SAFETY: `x` is readable for sixteen floats; the loads need no alignment.
+        unsafe {
+            let p = x.as_ptr().cast::<f32>();
+            Pair(_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8)))
+        }
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u8; 2 * LANES]) -> Pair {
+        // SAFETY: `x` is readable for 32 bytes; the loads need no alignment.
+        unsafe {
+            let p = x.as_ptr().cast::<__m128i>();
+            let wide = |p| _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)));
+            Pair(_mm256_castsi256_ps(wide(p)), _mm256_castsi256_ps(wide(p.add(1))))
+        }
+    }
+    #[inline(always)]
+    fn from_i8(self, x: u128) -> Pair {
+        // SAFETY: the token exists, so the processor has the features.
+        unsafe {
+            let low = _mm256_cvtepi8_epi32(_mm_cvtsi64_si128(x as i64));
+            let high = _mm256_cvtepi8_epi32(_mm_cvtsi64_si128((x >> 64) as i64));
+            Pair(_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
+        }
+    }
+    #[inline(always)]
     fn load_f16(self, x: &[u8; 2 * LANES]) -> Pair {
         // SAFETY: `x` is readable for 32 bytes; the loads need no alignment.
         unsafe {

@@ -55,6 +55,24 @@ impl Lanes for Avx512 {
         unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v.0) }
     }
     #[inline(always)]
+    fn load_f32(self, x: &[u8; 4 * LANES]) -> Zmm {
+        // SAFETY: `x` is readable for sixteen floats; the load needs no alignment.
+        unsafe { Zmm(_mm512_loadu_ps(x.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u8; 2 * LANES]) -> Zmm {
+        // SAFETY: `x` is readable for 32 bytes; the load needs no alignment.
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+            Zmm(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)))
+        }
+    }
+    #[inline(always)]
+    fn from_i8(self, x: u128) -> Zmm {
+        // SAFETY: see `splat`.
+        unsafe { Zmm(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_set_epi64x((x >> 64) as i64, x as i64)))) }
+    }
+    #[inline(always)]
     fn load_f16(self, x: &[u8; 2 * LANES]) -> Zmm {
         // SAFETY: `x` is readable for 32 bytes; the load needs no alignment.
         unsafe { Zmm(_mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast()))) }
