@@ -1,2 +1,45 @@
-//! (skeleton)
-fn main() {}
+//! Development chores: synthetic models and checks against other readers.
+#![forbid(unsafe_code)]
+
+mod fixture;
+mod fixture_tokenizer;
+mod tensor_hashes;
+
+use bitnet::formats::Encoding;
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+#[derive(Parser)]
+#[command(about = "Development chores of the bitnet workspace")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Writes a synthetic BitNet model: the same bytes every time.
+    GenFixtures {
+        /// Shape: `2b` is exactly that of BitNet b1.58 2B-4T.
+        #[arg(long, value_enum)]
+        size: fixture::Size,
+        /// Directory for the file `bitnet-SIZE-TYPE.gguf`; made if absent.
+        #[arg(long)]
+        output: PathBuf,
+        /// Ternary encoding: i2_s, tq1_0, tq2_0, q2_0, pq2_0.
+        #[arg(long = "type", default_value = "i2_s")]
+        encoding: Encoding,
+    },
+    /// Prints the SHA-256 of every dequantised tensor of a GGUF file as JSON, for crossval/check_gguf.py.
+    TensorHashes {
+        /// The GGUF file.
+        file: PathBuf,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().task {
+        Task::GenFixtures { size, output, encoding } => fixture::write(size, &output, encoding),
+        Task::TensorHashes { file } => tensor_hashes::print(&file),
+    }
+}

@@ -106,7 +106,8 @@ pub struct Config {
     pub rope_dim: usize,
     /// Stretching of rotary frequencies.
     pub rope_scaling: RopeScaling,
-    /// Rotary pairing of the weights as they lie in the file.
+    /// Rotary pairing that the network computes with. LLaMA-shaped models take that of GGUF's `llama` from every
+    /// container (the loader reorders rows of Hugging Face checkpoints), so that they give the same bits from each.
     pub rope_style: RopeStyle,
     /// Blocks with a sliding window.
     pub sliding: Option<Sliding>,

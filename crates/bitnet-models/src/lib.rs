@@ -6,6 +6,7 @@ pub mod catalogue;
 mod chat;
 mod config;
 mod error;
+pub mod export;
 mod model;
 pub mod names;
 mod plan;

@@ -1,11 +1,15 @@
-//! Rotary frequencies of a configuration.
+//! Rotary frequencies of a configuration, and the row order that goes with a pairing.
 
 use crate::config::{Config, RopeScaling};
-use bitnet_kernels::RopeTable;
+use crate::names::Projection;
+use bitnet_formats::{Checkpoint, Source};
+use bitnet_kernels::{RopeStyle, RopeTable};
 use std::f32::consts::TAU;
 
 /// The tables of blocks that see everything and of blocks with a sliding window.
 pub(crate) fn tables(config: &Config, factors: Option<&[f32]>) -> (RopeTable, RopeTable) {
+    // Files of ours state LLaMA 3.1's scaling both ways; the divisors are for other readers.
+    let factors = factors.filter(|_| !matches!(config.rope_scaling, RopeScaling::Llama3 { .. }));
     let full = table(config, config.rope_theta, config.rope_scaling, factors);
     let local = match &config.sliding {
         Some(sliding) => table(config, sliding.rope_theta, RopeScaling::None, None),
@@ -16,7 +20,7 @@ pub(crate) fn tables(config: &Config, factors: Option<&[f32]>) -> (RopeTable, Ro
 
 /// Frequencies `1 / theta^(2i / dim)`, computed in f32 as transformers and llama2.c do, then stretched. `factors` are
 /// the divisors of a GGUF file's `rope_freqs.weight`.
-fn table(config: &Config, theta: f32, scaling: RopeScaling, factors: Option<&[f32]>) -> RopeTable {
+pub(crate) fn table(config: &Config, theta: f32, scaling: RopeScaling, factors: Option<&[f32]>) -> RopeTable {
     let dim = config.rope_dim;
     let mut frequencies: Vec<f32> = (0..dim / 2)
         .map(|i| {
@@ -47,4 +51,37 @@ fn table(config: &Config, theta: f32, scaling: RopeScaling, factors: Option<&[f3
         *frequency /= factor;
     }
     RopeTable { style: config.rope_style, inverse_frequencies: frequencies }
+}
+
+/// Row order that turns NeoX pairs of a head into neighbours: row `h * rope_dim / 2 + j` (half `h`) goes to row
+/// `2 j + h`; rows that are not rotated stay (formats.md §4.4).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeadRows {
+    head_dim: usize,
+    rope_dim: usize,
+}
+
+impl HeadRows {
+    /// The order in which rows of a projection must be brought: that of Q and K of Hugging Face checkpoints, which are
+    /// in NeoX order, when the network computes with neighbouring pairs.
+    pub(crate) fn of(checkpoint: &Checkpoint, config: &Config, projection: Projection) -> Option<HeadRows> {
+        let rotated = matches!(projection, Projection::Query | Projection::Key);
+        let neox = matches!(checkpoint.source, Source::HuggingFace(_));
+        (rotated && neox && config.rope_style == RopeStyle::Interleaved)
+            .then_some(HeadRows { head_dim: config.head_dim, rope_dim: config.rope_dim })
+    }
+
+    /// The row of the input that becomes row `row`.
+    fn source(self, row: usize) -> usize {
+        let r = row % self.head_dim;
+        if r < self.rope_dim { row - r + r % 2 * (self.rope_dim / 2) + r / 2 } else { row }
+    }
+
+    /// Rows of `len` values each, in the new order.
+    pub(crate) fn apply<T: Copy>(self, values: &[T], len: usize) -> Vec<T> {
+        let rows = values.len().checked_div(len).unwrap_or(0);
+        let mut out = Vec::with_capacity(values.len());
+        (0..rows).for_each(|row| out.extend_from_slice(&values[self.source(row) * len..][..len]));
+        out
+    }
 }

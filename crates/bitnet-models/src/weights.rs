@@ -3,6 +3,7 @@
 
 use crate::config::{Activations, Config, ProjectionForm};
 use crate::names::{BlockRole, Naming, Projection, Role};
+use crate::rope::HeadRows;
 use crate::{LoadOptions, ModelError};
 use bitnet_formats::{Checkpoint, Encoding, FormatError, I2sLayout, Scales, Tensor, Ternary};
 use bitnet_kernels::{DenseFormat, DenseWeights, KernelError, NormWeight, TernaryScales, TernaryWeights};
@@ -187,6 +188,7 @@ impl<'a> Loader<'a> {
         let tensor = self.require(Role::Block(layer, BlockRole::Weight(projection)))?;
         let scale = self.find(Role::Block(layer, BlockRole::Scale(projection)));
         let (rows, cols) = self.config.projection_shape(projection);
+        let order = HeadRows::of(self.checkpoint, self.config, projection);
         let matrix = match self.config.projections {
             ProjectionForm::HfPacked { inverse_scale } => {
                 let scale = match scale {
@@ -200,17 +202,27 @@ impl<'a> Loader<'a> {
                 }
                 self.expect_shape(tensor, rows.div_ceil(4), cols)?;
                 let direct = if inverse_scale { 1.0 / scale } else { scale };
-                let ternary = Encoding::HfPacked.decode_ternary(&tensor.bytes, rows, cols, Some(direct))?;
+                let mut ternary = Encoding::HfPacked.decode_ternary(&tensor.bytes, rows, cols, Some(direct))?;
+                if let Some(order) = order {
+                    ternary.codes = order.apply(&ternary.codes, cols);
+                }
                 self.fed(tensor, ternary)?
             }
             ProjectionForm::Master => {
                 self.expect_shape(tensor, rows, cols)?;
                 let master = self.finite(tensor, rows, cols)?;
-                self.fed(tensor, Ternary::absmean(&master, rows, cols)?)?
+                let mut ternary = Ternary::absmean(&master, rows, cols)?;
+                if let Some(order) = order {
+                    ternary.codes = order.apply(&ternary.codes, cols);
+                }
+                self.fed(tensor, ternary)?
             }
             ProjectionForm::AsStored => {
                 self.expect_shape(tensor, rows, cols)?;
-                let matrix = self.stored(tensor, rows, cols)?;
+                let matrix = match order {
+                    Some(order) => self.reordered(tensor, order, rows, cols)?,
+                    None => self.stored(tensor, rows, cols)?,
+                };
                 match scale {
                     Some(scale) => self.rescaled(tensor, matrix, scale)?,
                     None => matrix,
@@ -222,6 +234,16 @@ impl<'a> Loader<'a> {
             Matrix::Ternary(_) => self.bytes.int8 = true,
             Matrix::Dense(_) => self.bytes.float = true,
         }
+        Ok(matrix)
+    }
+
+    /// A projection whose rows are brought into another order first, which takes a copy.
+    fn reordered(&mut self, tensor: &Tensor, order: HeadRows, rows: usize, cols: usize) -> Result<Matrix, ModelError> {
+        let bytes = order.apply(&tensor.bytes, tensor.encoding.byte_len(1, cols)?).into();
+        let mapped = self.bytes.mapped;
+        let matrix = self.stored(&Tensor { bytes, ..tensor.clone() }, rows, cols)?;
+        self.bytes.owned += self.bytes.mapped - mapped;
+        self.bytes.mapped = mapped;
         Ok(matrix)
     }
 

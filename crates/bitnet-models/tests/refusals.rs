@@ -195,7 +195,7 @@ fn with(key: &str, value: serde_json::Value) -> serde_json::Value {
 #[test]
 fn hugging_face_configs() {
     let (config, _) = hugging_face(llama()).unwrap();
-    assert_eq!((config.kv_heads, config.head_dim, config.rope_style), (4, 32, RopeStyle::Neox));
+    assert_eq!((config.kv_heads, config.head_dim, config.rope_style), (4, 32, RopeStyle::Interleaved));
     assert_eq!((config.projections, config.activations), (ProjectionForm::AsStored, Activations::Float));
     assert_eq!((config.tied_head, config.pooling), (false, None));
 

@@ -184,6 +184,14 @@ fn activations(metadata: &Metadata, trained_with_int8: bool) -> Result<Activatio
 }
 
 fn rope_scaling(keys: &Keys<'_>) -> Result<RopeScaling, ModelError> {
+    // a key written by our own `convert`
+    if let Some(parameters) = keys.metadata.f32s("bitnet.rope_scaling_llama3")? {
+        let &[factor, low_freq_factor, high_freq_factor, original_context] = parameters else {
+            let found = parameters.len();
+            return Err(ModelError::Config(format!("bitnet.rope_scaling_llama3 has {found} numbers, expected 4")));
+        };
+        return Ok(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context });
+    }
     match keys.string("rope.scaling.type")? {
         None | Some("none") => Ok(RopeScaling::None),
         Some("linear") => Ok(RopeScaling::Linear(keys.require_f32("rope.scaling.factor")?)),
@@ -218,10 +226,11 @@ fn pooling(keys: &Keys<'_>, in_norms: bool, notes: &mut Vec<String>) -> Result<O
             Ok(Some(Pooling::Mean))
         }
         Some(3) => Ok(Some(Pooling::Last)),
-        Some(0) | None if in_norms => {
+        None if in_norms => {
             notes.push("embedding model without pooling_type: last token, as the model card says".into());
             Ok(Some(Pooling::Last))
         }
+        // 0 says that this is no embedding model, even with norms inside projections (`use_rms_norm`)
         Some(0) | None => Ok(None),
         Some(other) => {
             Err(ModelError::Config(format!("pooling_type {other} is not supported (supported: 1 mean, 3 last)")))

@@ -74,7 +74,7 @@ pub(super) fn read(hf: &HfConfig, checkpoint: &Checkpoint, notes: &mut Vec<Strin
         rope_theta: rope.theta,
         rope_dim: (head_dim as f32 * rope.partial) as usize,
         rope_scaling: rope.scaling,
-        rope_style: RopeStyle::Neox,
+        rope_style: if family == Family::Llama { RopeStyle::Interleaved } else { RopeStyle::Neox },
         sliding: sliding(json, layers, gemma, rope.local_theta)?,
         activation,
         activations: if projections == ProjectionForm::AsStored { Activations::Float } else { Activations::Int8 },

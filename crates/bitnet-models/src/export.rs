@@ -1,0 +1,296 @@
+//! Export: any checkpoint that can be loaded → one GGUF file in a chosen encoding.
+//!
+//! [`Export::plan`] does the whole conversion once without writing, so that every tensor's fate is known before a byte
+//! is on disk; [`Export::write`] does it again, tensor by tensor, in bounded memory. Ternary weights are never rounded:
+//! where an encoding cannot hold them the plan says why and what to choose instead.
+
+mod metadata;
+mod tensor;
+mod verify;
+
+pub use verify::{Likeness, compare_logits};
+
+use crate::names::{BlockRole, Naming, Projection, Role};
+use crate::rope::HeadRows;
+use crate::{Config, LoadOptions, ModelError, Tokenizer};
+use bitnet_formats::gguf::{self, Metadata, TensorSource};
+use bitnet_formats::{Checkpoint, Encoding, FormatError, Tensor};
+use std::collections::BTreeSet;
+use std::path::Path;
+use tensor::Content;
+
+/// Choices for an export.
+#[derive(Clone, Copy)]
+pub struct ExportOptions<'a> {
+    /// Encoding of the projections. Ternary for ternary models; F32, F16, BF16 … for dense ones.
+    pub encoding: Encoding,
+    /// Encoding of the embedding table and the head. `None`: F16 where that is exact, else as stored.
+    pub embedding: Option<Encoding>,
+    /// Tokenizer to store. `None`: the checkpoint's own.
+    pub tokenizer: Option<&'a Tokenizer>,
+    /// How the input is read.
+    pub load: &'a LoadOptions,
+}
+
+/// A planned conversion.
+pub struct Export<'a> {
+    metadata: Metadata,
+    tensors: Vec<PlannedTensor<'a>>,
+    notes: Vec<String>,
+}
+
+/// What becomes of one tensor.
+#[derive(Debug)]
+pub struct PlannedTensor<'a> {
+    /// Name in the GGUF file.
+    pub name: String,
+    /// Name in the input (empty for a tensor that is computed from metadata).
+    pub source: &'a str,
+    /// Outermost dimension first.
+    pub shape: Vec<usize>,
+    /// Encoding in the input.
+    pub from: Encoding,
+    /// Encoding in the GGUF file.
+    pub to: Encoding,
+    /// Bytes in the GGUF file; 0 if it cannot be made.
+    pub bytes: u64,
+    /// What the conversion does to the values.
+    pub outcome: Outcome,
+    content: Content<'a>,
+}
+
+/// What a conversion does to the values of a tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The network computes with the same values as before.
+    Exact,
+    /// Master weights became the codes and the scale that the loader makes of them.
+    Ternarised,
+    /// Floats were rounded, because this encoding was asked for.
+    Rounded {
+        /// Largest absolute difference.
+        largest_error: f32,
+    },
+    /// The encoding cannot hold the tensor.
+    Impossible {
+        /// Why, and what to choose instead.
+        reason: String,
+    },
+}
+
+impl<'a> Export<'a> {
+    /// Reads the configuration, finds every tensor and tries its conversion.
+    ///
+    /// # Errors
+    /// Metadata or tensors that a loader would refuse. Tensors that the chosen encoding cannot hold are no error here
+    /// but [`Outcome::Impossible`].
+    pub fn plan(checkpoint: &'a Checkpoint, options: &ExportOptions<'_>) -> Result<Export<'a>, ModelError> {
+        let (config, mut notes) = Config::read(checkpoint, options.load)?;
+        let metadata = metadata::of(checkpoint, &config, options, &mut notes)?;
+        let mut planner = Planner {
+            checkpoint,
+            config: &config,
+            options,
+            naming: Naming::of(checkpoint, config.post_norms),
+            taken: BTreeSet::new(),
+            tensors: Vec::new(),
+        };
+        planner.all(&mut notes)?;
+        Ok(Export { metadata, tensors: planner.tensors, notes })
+    }
+
+    /// The tensors in the order of the file.
+    pub fn tensors(&self) -> &[PlannedTensor<'a>] {
+        &self.tensors
+    }
+
+    /// Key–value pairs of the file.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Remarks worth showing to a person.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// True when the output computes bit for bit what the input does.
+    pub fn is_exact(&self) -> bool {
+        self.tensors.iter().all(|t| matches!(t.outcome, Outcome::Exact | Outcome::Ternarised))
+    }
+
+    /// Writes the file: to a temporary name, then `check` on it, then the rename. `progress` hears bytes done and in
+    /// all.
+    ///
+    /// # Errors
+    /// A plan with an impossible tensor, an output that cannot be written, or what `check` returns.
+    pub fn write(
+        &self,
+        path: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+        check: &mut dyn FnMut(&Path) -> Result<(), FormatError>,
+    ) -> Result<(), ModelError> {
+        let mut impossible = self.tensors.iter().filter_map(|t| match &t.outcome {
+            Outcome::Impossible { reason } => Some((t, reason)),
+            _ => None,
+        });
+        if let Some((first, reason)) = impossible.next() {
+            let others = match impossible.count() {
+                0 => String::new(),
+                n => format!(" (and {n} more tensors)"),
+            };
+            return Err(ModelError::Config(format!("{} cannot become {}: {reason}{others}", first.name, first.to)));
+        }
+        let sources = self.tensors.iter().map(|t| TensorSource {
+            name: t.name.clone(),
+            shape: t.shape.clone(),
+            encoding: t.to,
+            bytes: Box::new(|| t.content.make(t.to).map(|(bytes, _)| bytes)),
+        });
+        Ok(gguf::write(path, &self.metadata, sources.collect(), progress, check)?)
+    }
+}
+
+/// Walks the tensors of a network.
+struct Planner<'a, 'o> {
+    checkpoint: &'a Checkpoint,
+    config: &'o Config,
+    options: &'o ExportOptions<'o>,
+    naming: Naming,
+    taken: BTreeSet<&'a str>,
+    tensors: Vec<PlannedTensor<'a>>,
+}
+
+impl<'a> Planner<'a, '_> {
+    fn all(&mut self, notes: &mut Vec<String>) -> Result<(), ModelError> {
+        let config = self.config;
+        self.table(Role::Embedding, notes)?;
+        if !config.tied_head && (config.pooling.is_none() || self.find(Role::Head).is_some()) {
+            self.table(Role::Head, notes)?;
+        } else if let Some(head) = self.find(Role::Head) {
+            notes.push(format!("{} is left out: the config says that embedding and head are one", head.name));
+        }
+        self.norm(Role::FinalNorm)?;
+        self.rope_factors()?;
+        for layer in 0..config.layers {
+            self.norm(Role::Block(layer, BlockRole::AttentionNorm))?;
+            self.norm(Role::Block(layer, BlockRole::FfnNorm))?;
+            let optional = [
+                (config.sub_norms, [BlockRole::AttentionSubNorm, BlockRole::FfnSubNorm]),
+                (config.qk_norms, [BlockRole::QueryNorm, BlockRole::KeyNorm]),
+                (config.post_norms, [BlockRole::PostAttentionNorm, BlockRole::PostFfnNorm]),
+            ];
+            for role in optional.into_iter().filter(|(present, _)| *present).flat_map(|(_, roles)| roles) {
+                self.norm(Role::Block(layer, role))?;
+            }
+            for projection in Projection::ALL {
+                if config.in_norm_eps.is_some() {
+                    self.norm(Role::Block(layer, BlockRole::InNorm(projection)))?;
+                }
+                self.projection(layer, projection)?;
+            }
+        }
+        let harmless = |name: &str| name.ends_with("rotary_emb.inv_freq");
+        match self.checkpoint.tensors.keys().find(|name| !self.taken.contains(name.as_str()) && !harmless(name)) {
+            None => Ok(()),
+            Some(name) => {
+                let reason = format!("not part of a {} model as known here", config.architecture);
+                Err(self.refuse(name, reason).into())
+            }
+        }
+    }
+
+    fn find(&mut self, role: Role) -> Option<&'a Tensor> {
+        let tensor = self.naming.candidates(role).iter().find_map(|name| self.checkpoint.tensors.get(name))?;
+        self.taken.insert(&tensor.name);
+        Some(tensor)
+    }
+
+    fn require(&mut self, role: Role) -> Result<&'a Tensor, FormatError> {
+        self.find(role).ok_or_else(|| {
+            let name = self.naming.name(role).unwrap_or_else(|| format!("{role:?}"));
+            self.refuse(&name, format!("missing; a {} model needs it", self.config.architecture))
+        })
+    }
+
+    fn refuse(&self, tensor: &str, reason: String) -> FormatError {
+        FormatError::Tensor { file: self.checkpoint.path.display().to_string(), tensor: tensor.to_string(), reason }
+    }
+
+    fn add(&mut self, role: Role, source: Option<&'a Tensor>, shape: Vec<usize>, to: Encoding, content: Content<'a>) {
+        let (bytes, outcome) = match content.make(to) {
+            Ok((bytes, outcome)) => (bytes.len() as u64, outcome),
+            Err(error) => (0, Outcome::Impossible { reason: error.to_string() }),
+        };
+        self.tensors.push(PlannedTensor {
+            name: Naming::Gguf.name(role).unwrap_or_default(),
+            source: source.map_or("", |t| &t.name),
+            shape,
+            from: source.map_or(to, |t| t.encoding),
+            to,
+            bytes,
+            outcome,
+            content,
+        });
+    }
+
+    /// Norms are F32 in GGUF. Gemma's lack a one in HF checkpoints, except those inside projections.
+    fn norm(&mut self, role: Role) -> Result<(), ModelError> {
+        let tensor = self.require(role)?;
+        let inner = matches!(role, Role::Block(_, BlockRole::InNorm(_)));
+        let plus = if self.config.offset_norms && !inner { 1.0 } else { 0.0 };
+        let values = tensor.encoding.decode(&tensor.bytes, 1, tensor.len())?;
+        let values = values.into_iter().map(|w| w + plus).collect();
+        self.add(role, Some(tensor), vec![tensor.len()], Encoding::F32, Content::Values(values));
+        Ok(())
+    }
+
+    fn rope_factors(&mut self) -> Result<(), ModelError> {
+        let source = self.find(Role::RopeFactors);
+        let values = match source {
+            Some(tensor) => Some(tensor.encoding.decode(&tensor.bytes, 1, tensor.len())?),
+            None => metadata::rope_factors(self.config),
+        };
+        if let Some(values) = values {
+            self.add(Role::RopeFactors, source, vec![values.len()], Encoding::F32, Content::Values(values));
+        }
+        Ok(())
+    }
+
+    /// The embedding table or the head.
+    fn table(&mut self, role: Role, notes: &mut Vec<String>) -> Result<(), ModelError> {
+        let tensor = self.require(role)?;
+        let shape = [self.config.vocab, self.config.hidden];
+        if tensor.shape != shape {
+            return Err(self.refuse(&tensor.name, format!("shape {:?}, expected {shape:?}", tensor.shape)).into());
+        }
+        let content = Content::Dense { tensor, order: None };
+        let to = match self.options.embedding {
+            Some(encoding) => encoding,
+            None if matches!(tensor.encoding, Encoding::BF16 | Encoding::F32) => {
+                if matches!(content.make(Encoding::F16), Ok((_, Outcome::Exact))) {
+                    Encoding::F16
+                } else {
+                    let (name, from) = (&tensor.name, tensor.encoding);
+                    notes.push(format!("{name} stays {from}: F16 cannot hold all of its values"));
+                    from
+                }
+            }
+            None => tensor.encoding,
+        };
+        self.add(role, Some(tensor), shape.to_vec(), to, content);
+        Ok(())
+    }
+
+    fn projection(&mut self, layer: usize, projection: Projection) -> Result<(), ModelError> {
+        let role = Role::Block(layer, BlockRole::Weight(projection));
+        let tensor = self.require(role)?;
+        let scale = self.find(Role::Block(layer, BlockRole::Scale(projection)));
+        let (rows, cols) = self.config.projection_shape(projection);
+        let order = HeadRows::of(self.checkpoint, self.config, projection);
+        let content = tensor::projection(tensor, scale, rows, cols, self.config, self.options.load, order)
+            .map_err(|reason| self.refuse(&tensor.name, reason))?;
+        self.add(role, Some(tensor), vec![rows, cols], self.options.encoding, content);
+        Ok(())
+    }
+}
