@@ -9,7 +9,7 @@ pub struct Dry {
     pub multiplier: f64,
     /// Growth per further token.
     pub base: f64,
-    /// Repeats shorter than this are free.
+    /// A repeat may be this long; a token that would make it longer is penalised.
     pub allowed_length: usize,
 }
 
