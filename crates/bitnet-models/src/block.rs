@@ -6,7 +6,8 @@ use crate::names::{BlockRole, Projection, Role};
 use crate::state::{Input, Inputs};
 use crate::weights::{Loader, Matrix};
 use bitnet_kernels::Backend;
-use std::array;
+use std::panic::resume_unwind;
+use std::{array, thread};
 
 /// The weights of a decoder block.
 pub(crate) struct Block<B: Backend> {
@@ -24,13 +25,40 @@ pub(crate) struct Block<B: Backend> {
     pub(crate) window: Option<usize>,
 }
 
+/// Threads that convert weights at load. Each holds one matrix in f32 at most, so more would cost memory.
+const CONVERTERS: usize = 4;
+
 impl<B: Backend> Block<B> {
-    pub(crate) fn load(
-        loader: &mut Loader<'_>,
-        config: &Config,
-        backend: &B,
-        layer: usize,
-    ) -> Result<Self, ModelError> {
+    /// All blocks, converted side by side where weights need conversion.
+    pub(crate) fn load_all(loader: &mut Loader<'_>, config: &Config, backend: &B) -> Result<Vec<Self>, ModelError> {
+        // one on systems that cannot tell, among them those without threads
+        let threads = thread::available_parallelism().map_or(1, usize::from).min(CONVERTERS).min(config.layers);
+        if threads < 2 {
+            return (0..config.layers).map(|layer| Self::load(loader, config, backend, layer)).collect();
+        }
+        let mut parts = Vec::with_capacity(threads);
+        thread::scope(|scope| {
+            let start = |first: usize| {
+                let mut part = loader.fork();
+                scope.spawn(move || {
+                    let layers = (first..config.layers).step_by(threads);
+                    let blocks = layers.map(|layer| Self::load(&mut part, config, backend, layer)).collect();
+                    (blocks, part)
+                })
+            };
+            let workers: Vec<_> = (0..threads).map(start).collect();
+            for worker in workers {
+                let (blocks, part) = worker.join().unwrap_or_else(|panic| resume_unwind(panic));
+                let blocks: Result<Vec<_>, ModelError> = blocks;
+                loader.join(part);
+                parts.push(blocks?.into_iter());
+            }
+            Ok::<_, ModelError>(())
+        })?;
+        Ok((0..config.layers).filter_map(|layer| parts[layer % threads].next()).collect())
+    }
+
+    fn load(loader: &mut Loader<'_>, config: &Config, backend: &B, layer: usize) -> Result<Self, ModelError> {
         let mut build = Builder { loader, config, backend, layer };
         let (hidden, head_dim) = (config.hidden, config.head_dim);
         let query_norm = build.norm_if(config.qk_norms, BlockRole::QueryNorm, head_dim)?;

@@ -64,9 +64,7 @@ impl<B: Backend> Model<B> {
         };
         let final_norm = block::norm(&mut loader, &backend, Role::FinalNorm, config.hidden)?;
         let factors = loader.rope_factors()?;
-        let blocks = (0..config.layers)
-            .map(|layer| Block::load(&mut loader, &config, &backend, layer))
-            .collect::<Result<_, _>>()?;
+        let blocks = Block::load_all(&mut loader, &config, &backend)?;
         loader.finish()?;
         let Loader { notes, bytes, .. } = loader;
         let (rope, local_rope) = rope::tables(&config, factors.as_deref());

@@ -58,6 +58,25 @@ impl<'a> Loader<'a> {
         Loader { checkpoint, config, i2s_layout, naming, taken: BTreeSet::new(), notes, bytes: WeightBytes::default() }
     }
 
+    /// A loader of the same checkpoint for another thread.
+    pub(crate) fn fork(&self) -> Loader<'a> {
+        let &Loader { checkpoint, config, i2s_layout, naming, .. } = self;
+        let (taken, notes, bytes) = Default::default();
+        Loader { checkpoint, config, i2s_layout, naming, taken, notes, bytes }
+    }
+
+    /// Takes over what a forked loader has handed out.
+    pub(crate) fn join(&mut self, part: Loader<'a>) {
+        self.taken.extend(part.taken);
+        part.notes.into_iter().for_each(|note| self.note_once(note));
+        let WeightBytes { mapped, owned, per_token, int8, float } = part.bytes;
+        self.bytes.mapped += mapped;
+        self.bytes.owned += owned;
+        self.bytes.per_token += per_token;
+        self.bytes.int8 |= int8;
+        self.bytes.float |= float;
+    }
+
     fn find(&mut self, role: Role) -> Option<&'a Tensor> {
         let tensor = self.naming.candidates(role).iter().find_map(|name| self.checkpoint.tensors.get(name))?;
         self.taken.insert(&tensor.name);
