@@ -11,10 +11,19 @@ use crate::ModelError;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
 fn error(problem: impl Display) -> ModelError {
     ModelError::Tokenizer(format!("tokenizer.json: {problem}"))
+}
+
+/// The `tokenizers` crate trusts its file in places and panics where it is damaged: that is an error of the file.
+fn contained<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, ModelError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(error),
+        Err(_) => Err(error("damaged in a way that the tokenizers library cannot describe; get the file again")),
+    }
 }
 
 /// A tokenizer in two readings of special tokens.
@@ -29,7 +38,8 @@ pub(super) struct HuggingFace {
 
 /// Reads a `tokenizer.json`; `settings` are those of the directory it lies in.
 pub(super) fn read(bytes: &[u8], settings: &Settings) -> Result<Tokenizer, ModelError> {
-    let mut plain = tokenizers::Tokenizer::from_bytes(bytes).map_err(error)?;
+    serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(error)?;
+    let mut plain = contained(|| tokenizers::Tokenizer::from_bytes(bytes))?;
     plain.with_truncation(None).map_err(error)?;
     plain.with_padding(None);
     let decoder = serde_json::to_value(plain.get_decoder()).map_err(error)?;
@@ -37,7 +47,7 @@ pub(super) fn read(bytes: &[u8], settings: &Settings) -> Result<Tokenizer, Model
     let vocabulary = vocabulary(&plain, spelling)?;
 
     // What the post-processor puts around a text shows when it is run.
-    let ids = |special| plain.encode_fast("a", special).map(|e| e.get_ids().to_vec()).map_err(error);
+    let ids = |special| contained(|| plain.encode_fast("a", special).map(|e| e.get_ids().to_vec()));
     let (bare, around) = (ids(false)?, ids(true)?);
     let at = around.windows(bare.len().max(1)).position(|w| w == bare).filter(|_| !bare.is_empty()).unwrap_or(0);
     let (prefix, suffix) = match around.len() > bare.len() {
@@ -125,7 +135,7 @@ impl HuggingFace {
         } else {
             &self.plain
         };
-        ids.extend_from_slice(tokenizer.encode_fast(text, false).map_err(error)?.get_ids());
+        ids.extend_from_slice(contained(|| tokenizer.encode_fast(text, false))?.get_ids());
         Ok(())
     }
 
