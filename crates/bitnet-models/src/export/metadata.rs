@@ -30,7 +30,10 @@ pub(super) fn of(
             metadata.set(key, value.clone());
         }
     }
-    network(&mut metadata, architecture(checkpoint, config)?, config)?;
+    // A model without a name takes that of its directory or file.
+    let stem = || Some(std::path::absolute(&checkpoint.path).ok()?.file_stem()?.to_string_lossy().into_owned());
+    let name = config.name.clone().or_else(stem);
+    network(&mut metadata, architecture(checkpoint, config)?, name, config)?;
     if let Some(file_type) = file_type(options.encoding) {
         metadata.set("general.file_type", Value::U32(file_type));
     }
@@ -57,10 +60,15 @@ fn architecture<'a>(checkpoint: &Checkpoint, config: &'a Config) -> Result<&'a s
 }
 
 /// What [`Config::read`] needs to arrive at the same configuration.
-fn network(metadata: &mut Metadata, architecture: &str, config: &Config) -> Result<(), ModelError> {
+fn network(
+    metadata: &mut Metadata,
+    architecture: &str,
+    name: Option<String>,
+    config: &Config,
+) -> Result<(), ModelError> {
     metadata.set("general.architecture", Value::String(architecture.to_string()));
-    if let Some(name) = &config.name {
-        metadata.set("general.name", Value::String(name.clone()));
+    if let Some(name) = name {
+        metadata.set("general.name", Value::String(name));
     }
     let mut set = |key: &str, value| metadata.set(format!("{architecture}.{key}"), value);
     let sizes = [
