@@ -87,7 +87,7 @@ pub(crate) fn load(cpu: &Cpu, weights: TernaryWeights) -> Result<Ternary, Kernel
     if cols > most {
         return Err(shape("ternary columns", cols.to_string(), format!("at most {most}")));
     }
-    let bytes = rows.checked_mul(weights.row_bytes()).unwrap_or(usize::MAX);
+    let bytes = rows.saturating_mul(weights.row_bytes());
     if weights.codes.len() != bytes {
         let expected = format!("{bytes} for {rows} × {cols}");
         return Err(shape("ternary weight bytes", weights.codes.len().to_string(), expected));
@@ -102,7 +102,7 @@ pub(crate) fn load(cpu: &Cpu, weights: TernaryWeights) -> Result<Ternary, Kernel
                 let expected = format!("a multiple of 32, or the row length {cols}");
                 return Err(shape("columns per scale", len.to_string(), expected));
             }
-            let count = rows.checked_mul(cols.div_ceil(*len)).unwrap_or(usize::MAX);
+            let count = rows.saturating_mul(cols.div_ceil(*len));
             if values.len() != count {
                 let expected = format!("{count} for {rows} × {cols} in groups of {len}");
                 return Err(shape("ternary scales", values.len().to_string(), expected));

@@ -31,7 +31,7 @@ impl Random {
     fn codes(&mut self, rows: usize, cols: usize) -> Vec<f32> {
         let mut codes: Vec<f32> = (0..rows * cols).map(|_| (self.next() % 255) as f32 - 127.0).collect();
         for row in codes.chunks_mut(cols) {
-            row[self.next() as usize % cols] = if self.next() % 2 == 0 { 127.0 } else { -127.0 };
+            row[self.next() as usize % cols] = if self.next().is_multiple_of(2) { 127.0 } else { -127.0 };
         }
         codes
     }

@@ -12,7 +12,7 @@ use crate::Isa;
 use crate::cpu::{Quantized, RowScale};
 use crate::ternary_matmul::{GroupPanel, Panel, scalar};
 
-/// Calls `store(row, token, sums)` for all rows and tokens, up to `ROW_TILE` rows at a time; sums are `Σ q·code`.
+/// Calls `store(row, token, sums)` for all rows and tokens, some rows at a time; sums are `Σ q·code`.
 pub(crate) fn multiply(isa: Isa, panel: Panel<'_>, x: &Quantized, store: impl FnMut(usize, usize, &[i32])) {
     match isa {
         // SAFETY: the processor supports the tier, see above.

@@ -13,7 +13,7 @@ pub struct Rows {
 
 impl Rows {
     pub(crate) fn new(capacity: usize, cols: usize) -> Result<Rows, KernelError> {
-        let len = capacity.checked_mul(cols).unwrap_or(usize::MAX);
+        let len = capacity.saturating_mul(cols);
         Ok(Rows { data: Aligned::zeroed("float activations", len)?, capacity, rows: 0, cols })
     }
 
@@ -114,7 +114,7 @@ pub(crate) struct QuantizedRow<'a> {
 impl Quantized {
     pub(crate) fn new(capacity: usize, cols: usize) -> Result<Quantized, KernelError> {
         let stride = cols.checked_next_multiple_of(UNIT).unwrap_or(usize::MAX);
-        let data = Aligned::zeroed("int8 activations", capacity.checked_mul(stride).unwrap_or(usize::MAX))?;
+        let data = Aligned::zeroed("int8 activations", capacity.saturating_mul(stride))?;
         let scales = vec![RowScale::default(); capacity]; // small beside `data`
         let sums = vec![0; capacity * stride / SUM_LEN];
         Ok(Quantized { data, scales, sums, capacity, rows: 0, cols })

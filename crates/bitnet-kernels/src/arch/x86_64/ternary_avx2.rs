@@ -16,8 +16,7 @@ const PREFETCH: usize = 4096;
 /// Tokens that share an unpacked weight vector.
 const TOKEN_TILE: usize = 4;
 
-/// `store(row, token, sums)` for all rows of the panel, [`ROW_TILE`] at a time (fewer at the end), and all tokens of
-/// `x`; sums are `Σ q·code`.
+/// `store(row, token, sums)` for all rows of the panel, some at a time, and all tokens of `x`; sums are `Σ q·code`.
 ///
 /// # Safety
 /// The processor must have AVX2.

@@ -14,14 +14,15 @@ use crate::ternary_matmul::{GroupPanel, Panel, ROW_TILE};
 const TOKEN_TILE: usize = 6;
 /// Tokens that share unpacked weights: their sums stay on the stack.
 const TOKEN_BLOCK: usize = 20 * TOKEN_TILE;
+/// Rows whose results are stored together, a cache line per token.
+const ROW_BLOCK: usize = 16;
 /// Units of 256 columns that are unpacked at a time: 16 KB of codes and 24 KB of activations stay in the first-level cache.
 const UNIT_BLOCK: usize = 16;
 
 /// How far ahead of the products the weights are fetched: hides the latency of main memory, and unlike the processor's own prefetching goes on across pages.
 const PREFETCH: usize = 4096;
 
-/// `store(row, token, sums)` for all rows of the panel, [`ROW_TILE`] at a time (fewer at the end), and all tokens of
-/// `x`; sums are `Σ q·code`.
+/// `store(row, token, sums)` for all rows of the panel, some at a time, and all tokens of `x`; sums are `Σ q·code`.
 ///
 /// # Safety
 /// The processor must have AVX-512 F, BW, VL and VNNI.
@@ -61,38 +62,51 @@ type UnpackedUnit = [[__m512i; ROW_TILE]; 4];
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn many_tokens(panel: Panel<'_>, x: &Quantized, tokens: Range<usize>, store: &mut impl FnMut(usize, usize, &[i32])) {
     let mut unpacked: [UnpackedUnit; UNIT_BLOCK] = [[[_mm512_setzero_si512(); ROW_TILE]; 4]; UNIT_BLOCK];
-    for row in (0..panel.rows()).step_by(ROW_TILE) {
-        let count = ROW_TILE.min(panel.rows() - row);
-        let mut codes: [&[u8]; ROW_TILE] = [&[]; ROW_TILE];
-        for r in 0..ROW_TILE {
-            codes[r] = panel.row(row + r.min(count - 1));
-        }
-        let mut sums = [[0; ROW_TILE]; TOKEN_BLOCK];
-        let units = units(&codes, &[]);
-        let blocks = units.div_ceil(UNIT_BLOCK);
-        for block in 0..blocks {
-            let units = units * block / blocks..units * (block + 1) / blocks;
-            unpack(codes, units.clone(), &mut unpacked);
-            let unpacked = &unpacked[..units.len()];
-            let mut first = tokens.start;
-            while first < tokens.end {
-                let left = tokens.end - first;
-                let tile = left.div_ceil(left.div_ceil(TOKEN_TILE));
-                let sums = &mut sums[first - tokens.start..][..tile];
-                match tile {
-                    1 => dot::<1>(unpacked, x, first, units.start, sums),
-                    2 => dot::<2>(unpacked, x, first, units.start, sums),
-                    3 => dot::<3>(unpacked, x, first, units.start, sums),
-                    4 => dot::<4>(unpacked, x, first, units.start, sums),
-                    5 => dot::<5>(unpacked, x, first, units.start, sums),
-                    _ => dot::<6>(unpacked, x, first, units.start, sums),
-                }
-                first += tile;
+    let last = panel.rows() - 1;
+    for first in (0..=last).step_by(ROW_BLOCK) {
+        let rows = first..(first + ROW_BLOCK).min(last + 1);
+        let mut sums = [[0; ROW_BLOCK]; TOKEN_BLOCK];
+        for row in rows.clone().step_by(ROW_TILE) {
+            let codes = [row, row + 1, row + 2, row + 3].map(|row| panel.row(row.min(last)));
+            let units = units(&codes, &[]);
+            let blocks = units.div_ceil(UNIT_BLOCK);
+            for block in 0..blocks {
+                let units = units * block / blocks..units * (block + 1) / blocks;
+                unpack(codes, units.clone(), &mut unpacked);
+                dot_tokens(&unpacked[..units.len()], x, tokens.clone(), units.start, &mut sums, row - first);
             }
         }
         for (token, sums) in tokens.clone().zip(&sums) {
-            store(row, token, &sums[..count]);
+            store(first, token, &sums[..rows.len()]);
         }
+    }
+}
+
+/// Adds the products of unpacked weights, from unit `start`, with all `tokens` to `sums[..][row..row + ROW_TILE]`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn dot_tokens(
+    unpacked: &[UnpackedUnit],
+    x: &Quantized,
+    tokens: Range<usize>,
+    start: usize,
+    sums: &mut [[i32; ROW_BLOCK]; TOKEN_BLOCK],
+    row: usize,
+) {
+    let mut first = tokens.start;
+    while first < tokens.end {
+        let left = tokens.end - first;
+        let tile = left.div_ceil(left.div_ceil(TOKEN_TILE));
+        let sums = &mut sums[first - tokens.start..][..tile];
+        match tile {
+            1 => dot::<1>(unpacked, x, first, start, sums, row),
+            2 => dot::<2>(unpacked, x, first, start, sums, row),
+            3 => dot::<3>(unpacked, x, first, start, sums, row),
+            4 => dot::<4>(unpacked, x, first, start, sums, row),
+            5 => dot::<5>(unpacked, x, first, start, sums, row),
+            _ => dot::<6>(unpacked, x, first, start, sums, row),
+        }
+        first += tile;
     }
 }
 
@@ -113,7 +127,7 @@ fn unpack(codes: [&[u8]; ROW_TILE], units: Range<usize>, out: &mut [UnpackedUnit
     }
 }
 
-/// Adds the products of unpacked weights with the tokens from `token`, from unit `start`, to `sums`.
+/// The same for `T` tokens from `token`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn dot<const T: usize>(
@@ -121,7 +135,8 @@ fn dot<const T: usize>(
     x: &Quantized,
     token: usize,
     start: usize,
-    sums: &mut [[i32; ROW_TILE]],
+    sums: &mut [[i32; ROW_BLOCK]],
+    row: usize,
 ) {
     let mut activations: [&[i8]; T] = [&[]; T];
     for t in 0..T {
@@ -141,7 +156,7 @@ fn dot<const T: usize>(
     for t in 0..T {
         let part = four_sums(acc[t]);
         for r in 0..ROW_TILE {
-            sums[t][r] += part[r];
+            sums[t][row + r] += part[r];
         }
     }
 }
@@ -176,15 +191,14 @@ fn load_chunk(row: &[i8], unit: usize, chunk: usize) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn prefetch(row: &[u8], unit: usize) {
-    // SAFETY: a hint never faults.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(unit * 64 + PREFETCH).cast()) };
+    _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(unit * 64 + PREFETCH).cast());
 }
 
 #[inline]
 fn units<const T: usize>(codes: &[&[u8]; ROW_TILE], activations: &[&[i8]; T]) -> usize {
     let bytes = codes[0].len();
     let units = bytes.div_ceil(64);
-    assert!(bytes % 32 == 0 && codes.iter().all(|row| row.len() == bytes));
+    assert!(bytes.is_multiple_of(32) && codes.iter().all(|row| row.len() == bytes));
     assert!(activations.iter().all(|row| row.len() >= units * UNIT));
     units
 }
