@@ -1,6 +1,8 @@
 //! What a network is: its [`Config`], its weights, one [`forward`](Model::forward) over the backend verbs, the
 //! [`Tokenizer`], the [`ChatTemplate`], and a catalogue of published models with their known quirks.
 
+#![forbid(unsafe_code)]
+
 mod block;
 pub mod catalogue;
 mod chat;

@@ -500,5 +500,4 @@ fn looks_ternary(tensor: &Tensor, cols: usize) -> bool {
 }
 
 #[cfg(test)]
-#[path = "weights_golden.rs"]
 mod golden;
