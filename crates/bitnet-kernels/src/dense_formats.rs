@@ -49,10 +49,18 @@ fn sixteen(bytes: &[u8]) -> u128 {
     u128::from_le_bytes(x)
 }
 
-/// Bits `shift..` of sixteen bytes, as many as `mask` has.
+/// The low and the high nibbles of sixteen bytes. (The shifts are constants: variable ones of 128 bits are slow.)
 #[inline(always)]
-fn fields(bytes: &[u8], shift: usize, mask: u8) -> u128 {
-    sixteen(bytes) >> shift & u128::from_le_bytes([mask; LANES])
+fn nibbles(x: u128) -> [u128; 2] {
+    let mask = u128::from_le_bytes([15; LANES]);
+    [x & mask, x >> 4 & mask]
+}
+
+/// The bit pairs of sixteen bytes, lowest first.
+#[inline(always)]
+fn pairs(x: u128) -> [u128; 4] {
+    let mask = u128::from_le_bytes([3; LANES]);
+    [x & mask, x >> 2 & mask, x >> 4 & mask, x >> 6 & mask]
 }
 
 #[derive(Clone, Copy)]
@@ -125,12 +133,10 @@ impl Format for Q4_0 {
     #[inline(always)]
     fn decode<L: Lanes>(self, l: L, bytes: &[u8], out: &mut Panel) {
         let (blocks, _) = bytes.as_chunks::<{ Self::BYTES }>();
-        for (block, [low, high]) in blocks.iter().zip(out.as_chunks_mut::<2>().0) {
+        for (block, out) in blocks.iter().zip(out.as_chunks_mut::<2>().0) {
             let d = l.splat(half(block));
-            let n = &block[2..];
-            for (shift, out) in [(0, low), (4, high)] {
-                let n = l.sub(l.from_i8(fields(n, shift, 15)), l.splat(8.0));
-                l.store(l.mul(n, d), out);
+            for (n, out) in nibbles(sixteen(&block[2..])).into_iter().zip(out) {
+                l.store(l.mul(l.sub(l.from_i8(n), l.splat(8.0)), d), out);
             }
         }
     }
@@ -144,23 +150,28 @@ impl Format for Q4K {
     const BYTES: usize = 144;
 
     /// f16 `d` and `dmin`, 12 bytes of 6-bit scales and minima, 128 bytes of nibbles: `(d scale) n - (dmin min)`.
-    /// Sub-blocks `2 i` and `2 i + 1` of 32 columns are the low and the high nibbles of bytes `32 i .. 32 i + 32`.
     #[inline(always)]
     fn decode<L: Lanes>(self, l: L, bytes: &[u8], out: &mut Panel) {
         let (blocks, _) = bytes.as_chunks::<{ Self::BYTES }>();
         for (block, out) in blocks.iter().zip(out.as_chunks_mut::<16>().0) {
             let (d, dmin) = (half(block), half(&block[2..]));
             let s = &block[4..16];
-            for j in 0..8 {
+            let scales: [[f32; 2]; 8] = std::array::from_fn(|j| {
                 let (scale, min) = if j < 4 {
                     (s[j] & 63, s[j + 4] & 63)
                 } else {
                     ((s[j + 4] & 15) | ((s[j - 4] >> 6) << 4), (s[j + 4] >> 4) | ((s[j] >> 6) << 4))
                 };
-                let (scale, min) = (l.splat(d * f32::from(scale)), l.splat(dmin * f32::from(min)));
+                [d * f32::from(scale), dmin * f32::from(min)]
+            });
+            // Sub-blocks 2 i and 2 i + 1 of 32 columns are the low and the high nibbles of bytes 32 i .. 32 i + 32.
+            for (i, (n, out)) in block[16..].chunks_exact(32).zip(out.as_chunks_mut::<4>().0).enumerate() {
                 for part in 0..2 {
-                    let n = fields(&block[16 + j / 2 * 32 + part * LANES..], 4 * (j % 2), 15);
-                    l.store(l.sub(l.mul(scale, l.from_i8(n)), min), &mut out[2 * j + part]);
+                    for (high, n) in nibbles(sixteen(&n[part * LANES..])).into_iter().enumerate() {
+                        let [scale, min] = scales[2 * i + high];
+                        let value = l.sub(l.mul(l.splat(scale), l.from_i8(n)), l.splat(min));
+                        l.store(value, &mut out[2 * high + part]);
+                    }
                 }
             }
         }
@@ -180,15 +191,20 @@ impl Format for Q6K {
         let (blocks, _) = bytes.as_chunks::<{ Self::BYTES }>();
         for (block, out) in blocks.iter().zip(out.as_chunks_mut::<16>().0) {
             let d = half(&block[208..]);
-            for (group, out) in out.iter_mut().enumerate() {
-                // Columns 128 h + 32 k + 16 part ..: nibbles from byte 64 h + 32 (k % 2) on, the lower ones for k < 2,
-                // and bit pair k of the bytes from 128 + 32 h on.
-                let (h, k, part) = (group / 8, group % 8 / 2, group % 2);
-                let low = fields(&block[64 * h + 32 * (k % 2) + part * LANES..], 4 * (k / 2), 15);
-                let high = fields(&block[128 + 32 * h + part * LANES..], 2 * k, 3) << 4;
-                let q = l.sub(l.from_i8(low | high), l.splat(32.0));
-                let scale = d * f32::from(block[192 + group] as i8);
-                l.store(l.mul(l.splat(scale), q), out);
+            // Columns 128 h + 32 k + 16 part ..: nibbles from byte 64 h + 32 (k % 2) on, the lower ones for k < 2, and
+            // bit pair k of the bytes from 128 + 32 h on.
+            for (h, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                for part in 0..2 {
+                    let even = nibbles(sixteen(&block[64 * h + part * LANES..]));
+                    let odd = nibbles(sixteen(&block[64 * h + 32 + part * LANES..]));
+                    let high = pairs(sixteen(&block[128 + 32 * h + part * LANES..]));
+                    let low = [even[0], odd[0], even[1], odd[1]];
+                    for k in 0..4 {
+                        let q = l.sub(l.from_i8(low[k] | high[k] << 4), l.splat(32.0));
+                        let scale = d * f32::from(block[192 + 8 * h + 2 * k + part] as i8);
+                        l.store(l.mul(l.splat(scale), q), &mut out[2 * k + part]);
+                    }
+                }
             }
         }
     }
@@ -207,10 +223,11 @@ impl Format for Ternary {
     fn decode<L: Lanes>(self, l: L, bytes: &[u8], out: &mut Panel) {
         let (blocks, _) = bytes.as_chunks::<{ Self::BYTES }>();
         for (block, out) in blocks.iter().zip(out.as_chunks_mut::<8>().0) {
-            for (group, out) in out.iter_mut().enumerate() {
-                let (j, part) = (group / 2, group % 2);
-                let code = l.from_i8(fields(&block[part * LANES..], 6 - 2 * j, 3));
-                l.store(l.mul(l.sub(code, l.splat(1.0)), l.splat(self.0)), out);
+            for part in 0..2 {
+                for (j, code) in pairs(sixteen(&block[part * LANES..])).into_iter().rev().enumerate() {
+                    let code = l.sub(l.from_i8(code), l.splat(1.0));
+                    l.store(l.mul(code, l.splat(self.0)), &mut out[2 * j + part]);
+                }
             }
         }
     }
