@@ -61,6 +61,7 @@ fn extensions_of_transformers() {
     assert!(one("{{ raise_exception('only cats') }}").unwrap_err().contains("only cats"));
     assert!(one("{{ messages[0].nothing.deeper }}").unwrap_err().contains("undefined"));
     assert_eq!(one("{{ nothing }}{% if nothing %}a{% endif %}").unwrap(), "");
+    assert_eq!(one("{{ 'a\\nb' | indent(2) }}{{ 'a\\nb' | indent(width=1, first=true) }}").unwrap(), "a\n  b a\n b");
     assert!(ChatTemplate::new("{% for %}", "", "").is_err());
 }
 
@@ -78,6 +79,25 @@ fn hostile_templates_end_soon_with_an_error() {
         "{{ 'x' * 100000000000 }}",
         "{{ 'x' * 99000000 }}",
         "{% for a in range(99999) %}{{ bos_token * 1000 }}{% endfor %}",
+        &format!("{{% set x = bos_token %}}{}", "{% set x = x ~ x %}".repeat(50)),
+        &format!("{{% set x = bos_token %}}{}", "{% set x = x + x %}".repeat(50)),
+        &format!("{{% set x = 'aa' %}}{}", "{% set x = x.replace('a', x) %}".repeat(50)),
+        &format!("{{% set x = 'aa' %}}{}", "{% set x = x | replace('a', x) %}".repeat(50)),
+        &format!("{{% set x = 'aa' %}}{}", "{% set x = x | join(x) %}".repeat(50)),
+        &format!("{{% set x = 'aa' %}}{}", "{% set x = x.join(x) %}".repeat(50)),
+        &format!("{{% set x = 'aa' %}}{}", "{% set x = '%s%s' | format(x, x) %}".repeat(50)),
+        &format!("{{% set x = 'aa' %}}{}", "{% set x %}{{ x }}{{ x }}{% endset %}".repeat(50)),
+        &format!("{{% set x = [1] %}}{}{{{{ x }}}}", "{% set x = x + x %}".repeat(50)),
+        &format!("{{% set x = [1] %}}{}{{{{ x }}}}", "{% set x = [x, x] %}".repeat(50)),
+        &format!("{{% set x = [1] %}}{}{{{{ x }}}}", "{% set x = {'a': x, 'b': x} %}".repeat(50)),
+        &format!("{{% set x %}}{{% for i in range(99999) %}}{}{{% endfor %}}{{% endset %}}", "text ".repeat(9999)),
+        "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}",
+        "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = ns.x + [range(9999) | list] %}{% endfor %}",
+        "{{ '%99999999999d' | format(1) }}",
+        "{{ '{:99999999999}'.format(1) }}",
+        "{{ 'a' | indent(99999999999, first=true) }}",
+        "{{ 'a' | indent(width=99999999999, first=true) }}",
+        "{{ [0] * 99999999 | list }}",
         // files
         "{% include '/etc/passwd' %}",
         "{% import '/etc/passwd' as p %}",
@@ -86,8 +106,42 @@ fn hostile_templates_end_soon_with_an_error() {
     for source in hostile {
         let start = Instant::now();
         let result = render(source, &[("user", "x")]);
-        assert!(result.is_err(), "{source}: {} bytes", result.unwrap().len());
-        assert!(start.elapsed() < Duration::from_secs(5), "{source}: {:?}", start.elapsed());
+        assert!(result.is_err(), "{source}: {} bytes", result.unwrap_or_default().len());
+        let (shown, spent) = (&source[..source.len().min(100)], start.elapsed());
+        assert!(spent < Duration::from_secs(5), "{shown}: {spent:?}");
+    }
+}
+
+/// The compiler must not run out of stack on deep or long expressions; whether it accepts them does not matter.
+#[test]
+fn deep_templates_do_not_crash() {
+    for n in [100, 240, 480, 990, 30_000] {
+        deep(n);
+    }
+}
+
+fn deep(n: usize) {
+    for source in [
+        format!("{{{{ {}1 }}}}", "1 ~ ".repeat(n)),
+        format!("{{{{ {}1 }}}}", "1 + ".repeat(n)),
+        format!("{{{{ {}1 }}}}", "1 and ".repeat(n)),
+        format!("{{{{ {}1 }}}}", "1 < ".repeat(n)),
+        format!("{{{{ {}1 }}}}", "not ".repeat(n)),
+        format!("{{{{ {}1 }}}}", "-".repeat(n)),
+        format!("{{{{ 1{} }}}}", " ** 2".repeat(n)),
+        format!("{{{{ {}1{} }}}}", "(".repeat(n), ")".repeat(n)),
+        format!("{{{{ {}{} }}}}", "[".repeat(n), "]".repeat(n)),
+        format!("{{{{ x{} }}}}", ".a".repeat(n)),
+        format!("{{{{ x{} }}}}", "[0]".repeat(n)),
+        format!("{{{{ x{} }}}}", "()".repeat(n)),
+        format!("{{{{ 1{} }}}}", "|string".repeat(n)),
+        format!("{{{{ 1{} }}}}", " if 1 else 2".repeat(n)),
+        format!("{}{}", "{% if 1 %}".repeat(n), "{% endif %}".repeat(n)),
+        format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}".repeat(n)),
+        format!("{}{}", "{% for i in [1] %}".repeat(n), "{% endfor %}".repeat(n)),
+        format!("{{% set x = [1] %}}{}{{{{ x | length }}}}", "{% set x = x + [1] %}".repeat(n)),
+    ] {
+        let _ = render(&source, &[("user", "x")]);
     }
 }
 

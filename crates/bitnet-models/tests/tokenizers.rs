@@ -316,6 +316,59 @@ fn damaged_and_foreign_files_are_refused() {
     assert!(Tokenizer::open(Path::new("no-such-file")).unwrap_err().to_string().contains("no-such-file"));
 }
 
+/// Cut off or changed anywhere, a file gives a tokenizer or an error: no panic, no giant allocation.
+#[test]
+fn mutated_files_do_not_crash() {
+    let Some(llama2) = shared("tokenizers/llama2/tokenizer.model") else { return };
+    let whole = |path: &str| fs::read(shared(path).unwrap()).unwrap();
+    let lines = |bytes: &[u8], n: usize| bytes.split_inclusive(|&b| b == b'\n').take(n).collect::<Vec<_>>().concat();
+    let json: serde_json::Value = serde_json::from_slice(&whole("models/tiny-ternary-stories/tokenizer.json")).unwrap();
+    let mut small = json.clone();
+    // The first 300 tokens and the merges that make them.
+    let vocabulary = small["model"]["vocab"].as_object_mut().unwrap();
+    vocabulary.retain(|_, id| id.as_u64().unwrap() < 300);
+    let known: Vec<String> = vocabulary.keys().cloned().collect();
+    small["model"]["merges"].as_array_mut().unwrap().retain(|merge| {
+        let pair: Vec<&str> = merge.as_array().unwrap().iter().map(|s| s.as_str().unwrap()).collect();
+        [pair[0], pair[1], &pair.concat()].iter().all(|text| known.iter().any(|k| k == text))
+    });
+    let seeds = [
+        whole("models/stories260K/tok512.bin"),
+        fs::read(llama2).unwrap()[..6000].to_vec(),
+        lines(&whole("tokenizers/qwen/qwen.tiktoken"), 300),
+        small.to_string().into_bytes(),
+    ];
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tokenizer");
+    let mut opened = 0;
+    let mut random = 1u64;
+    let mut next = move |below: usize| {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (random >> 33) as usize % below
+    };
+    for seed in &seeds {
+        for round in 0..300 {
+            let mut bytes = seed.clone();
+            match round % 3 {
+                0 => bytes.truncate(next(seed.len())),
+                1 => (0..1 + next(3)).for_each(|_| bytes[next(seed.len())] = next(256) as u8),
+                _ => drop(
+                    bytes.splice(next(seed.len() / 2)..seed.len() / 2 + next(9), std::iter::repeat_n(255, next(9))),
+                ),
+            }
+            fs::write(&path, &bytes).unwrap();
+            if let Ok(tokenizer) = Tokenizer::open(&path) {
+                opened += 1;
+                if let Ok(ids) = tokenizer.encode("Once upon <0x0A> é </s>", Encoding { bos: None, special: true }) {
+                    tokenizer.decode(&ids, true);
+                }
+                let _ = tokenizer.gguf_metadata();
+            }
+        }
+    }
+    assert!(opened > 50, "{opened}: the mutations are too coarse to test anything");
+}
+
 /// Processor time that the vocabulary of the 2B-4T model takes to load; run with `--ignored --nocapture`. Processor
 /// time, because other work on the machine must not show.
 #[test]

@@ -1,5 +1,7 @@
 //! Chat templates: Jinja from the model, sandboxed.
 
+mod sandbox;
+
 use crate::ModelError;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value};
@@ -16,7 +18,7 @@ pub struct Message {
     pub content: String,
 }
 
-/// A compiled template.
+/// A template that compiles.
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
@@ -24,14 +26,8 @@ pub struct ChatTemplate {
     eos: String,
 }
 
-/// Instructions of the template engine: a million steps take well under a second, a conversation needs a few thousand.
-const FUEL: u64 = 1_000_000;
-/// Nesting of loops, macros and conditions.
-const DEPTH: usize = 100;
-/// A prompt of this many bytes fits no context window.
-const MAX_OUTPUT: usize = 16 << 20;
-/// The name under which the template is kept.
-const NAME: &str = "chat";
+/// No published template is near this size.
+const MAX_SOURCE: usize = 1 << 20;
 
 impl ChatTemplate {
     /// Compiles a Jinja template. `bos` and `eos` are the texts of those tokens.
@@ -39,18 +35,19 @@ impl ChatTemplate {
     /// # Errors
     /// Syntax errors.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self, ModelError> {
+        if source.len() > MAX_SOURCE {
+            let len = source.len();
+            return Err(ModelError::Template(format!("{len} bytes of source; the limit is {MAX_SOURCE}")));
+        }
         let mut environment = Environment::new();
         // The settings of transformers.
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(error)?;
         environment.set_syntax(syntax);
-        environment.set_fuel(Some(FUEL));
-        environment.set_recursion_limit(DEPTH);
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", tojson);
-        environment.add_template_owned(NAME, source.to_owned()).map_err(error)?;
+        sandbox::fence(&mut environment);
+        sandbox::compile(source, environment.syntax().clone()).map_err(error)?;
         Ok(Self { environment, source: source.to_owned(), bos: bos.to_owned(), eos: eos.to_owned() })
     }
 
@@ -79,17 +76,14 @@ impl ChatTemplate {
         generation_prompt: bool,
         extra: Map<String, Json>,
     ) -> Result<String, ModelError> {
-        let template = self.environment.get_template(NAME).map_err(error)?;
         let own = context! {
             messages => Value::from(Serde(messages)),
             add_generation_prompt => generation_prompt,
             bos_token => &self.bos,
             eos_token => &self.eos,
         };
-        let mut output = Bounded(Vec::new());
         let context = context! { ..own, ..Value::from(Serde(&extra)) };
-        template.render_captured_to(context, &mut output).map_err(error)?;
-        String::from_utf8(output.0).map_err(error)
+        sandbox::render(&self.environment, &self.source, context).map_err(error)
     }
 }
 
@@ -108,23 +102,6 @@ fn error(error: impl std::error::Error) -> ModelError {
         source = inner.source();
     }
     ModelError::Template(text)
-}
-
-/// Takes at most [`MAX_OUTPUT`] bytes.
-struct Bounded(Vec<u8>);
-
-impl std::io::Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_OUTPUT {
-            return Err(std::io::Error::other(format!("the rendered text exceeds {MAX_OUTPUT} bytes")));
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 /// How a template refuses a conversation.
