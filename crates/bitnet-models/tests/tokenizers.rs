@@ -366,7 +366,7 @@ fn mutated_files_do_not_crash() {
             }
         }
     }
-    assert!(opened > 50, "{opened}: the mutations are too coarse to test anything");
+    assert!(opened > 30, "{opened}: the mutations are too coarse to test anything");
 }
 
 /// Processor time that the vocabulary of the 2B-4T model takes to load; run with `--ignored --nocapture`. Processor

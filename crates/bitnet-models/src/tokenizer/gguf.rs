@@ -132,7 +132,7 @@ fn pre_by_size(vocabulary: &Vocabulary) -> &'static str {
         128_256 => "llama-bpe",
         131_072 => "falcon3",
         151_936 => "qwen2",
-        n if n >= 32_768 && n < 50_000 && vocabulary.id("<|im_end|>").is_some() => "falcon_e",
+        32_768..50_000 if vocabulary.id("<|im_end|>").is_some() => "falcon_e",
         _ => "default",
     }
 }

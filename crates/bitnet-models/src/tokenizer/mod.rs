@@ -23,7 +23,7 @@ use byte_bpe::ByteBpe;
 use hugging_face::HuggingFace;
 use sentence_piece::SentencePiece;
 use std::path::Path;
-use vocabulary::{Part, Vocabulary};
+use vocabulary::Vocabulary;
 
 /// How text becomes ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,16 +127,15 @@ impl Tokenizer {
             _ => ids.extend(&self.prefix),
         }
         let start = ids.len();
+        let vocabulary = &self.vocabulary;
         match &self.algorithm {
             Algorithm::HuggingFace(tokenizer) => tokenizer.encode(text, how.special, &mut ids)?,
-            Algorithm::ByteBpe(bpe) => self.vocabulary.split(text, how.special, &mut |part| match part {
-                Part::Text(text) => bpe.encode(&self.vocabulary, text, &mut ids),
-                Part::Token(id) => Ok(ids.push(id)),
-            })?,
-            Algorithm::SentencePiece(bpe) => self.vocabulary.split(text, how.special, &mut |part| match part {
-                Part::Text(text) => bpe.encode(&self.vocabulary, text, &mut ids),
-                Part::Token(id) => Ok(ids.push(id)),
-            })?,
+            Algorithm::ByteBpe(bpe) => {
+                vocabulary.encode(text, how.special, &mut ids, |text, ids| bpe.encode(vocabulary, text, ids))?;
+            }
+            Algorithm::SentencePiece(bpe) => {
+                vocabulary.encode(text, how.special, &mut ids, |text, ids| bpe.encode(vocabulary, text, ids))?;
+            }
         }
         if how.special && start > 0 && ids[start..].starts_with(&ids[..start]) {
             ids.drain(..start);

@@ -190,12 +190,14 @@ impl Vocabulary {
         self.byte_ids[byte as usize]
     }
 
-    /// Splits text at user-defined tokens, and at special ones if `special`; at every place the longest wins.
-    pub(super) fn split<'t>(
+    /// Appends the ids of user-defined tokens that stand in `text`, and of special ones if `special`; what lies
+    /// between them goes through `encode`. At every place the longest token wins.
+    pub(super) fn encode(
         &self,
-        text: &'t str,
+        text: &str,
         special: bool,
-        part: &mut dyn FnMut(Part<'t>) -> Result<(), ModelError>,
+        ids: &mut Vec<u32>,
+        encode: impl Fn(&str, &mut Vec<u32>) -> Result<(), ModelError>,
     ) -> Result<(), ModelError> {
         let bytes = text.as_bytes();
         let (mut from, mut at) = (0, 0);
@@ -210,25 +212,19 @@ impl Vocabulary {
                 continue;
             };
             if from < at {
-                part(Part::Text(&text[from..at]))?;
+                encode(&text[from..at], ids)?;
             }
-            part(Part::Token(id))?;
+            ids.push(id);
             at += len;
             from = at;
         }
-        if from < at { part(Part::Text(&text[from..])) } else { Ok(()) }
+        if from < at { encode(&text[from..], ids) } else { Ok(()) }
     }
 
     /// Ids of the tokens that end an answer by their name.
     pub(super) fn stops_by_name(&self) -> impl Iterator<Item = u32> {
         STOPS.iter().filter_map(|name| self.literal(name.as_bytes()))
     }
-}
-
-/// A stretch of text, or a token that stands in it by name.
-pub(super) enum Part<'t> {
-    Text(&'t str),
-    Token(u32),
 }
 
 /// The byte that `<0xNN>` stands for: exactly two hexadecimal digits.
@@ -262,21 +258,19 @@ mod tests {
     #[test]
     fn special_text_is_plain_text_unless_asked_for() {
         let v = vocabulary(&[("<s>", Kind::Control), ("<s>>", Kind::UserDefined), ("a", Kind::Normal)]).unwrap();
-        let parts = |text: &str, special| {
-            let mut out = Vec::new();
-            v.split(text, special, &mut |part| {
-                out.push(match part {
-                    Part::Text(t) => t.to_owned(),
-                    Part::Token(id) => id.to_string(),
-                });
+        // Text between tokens shows as 1000 + its length.
+        let ids = |text: &str, special| {
+            let mut ids = Vec::new();
+            v.encode(text, special, &mut ids, |text, ids| {
+                ids.push(1000 + text.len() as u32);
                 Ok(())
             })
             .unwrap();
-            out
+            ids
         };
-        assert_eq!(parts("a<s>b<s>>", true), ["a", "0", "b", "1"]);
-        assert_eq!(parts("a<s>b<s>>", false), ["a<s>b", "1"]);
-        assert_eq!(parts("é<s", true), ["é<s"]);
+        assert_eq!(ids("a<s>b<s>>", true), [1001, 0, 1001, 1]);
+        assert_eq!(ids("a<s>b<s>>", false), [1005, 1]);
+        assert_eq!(ids("é<s", true), [1004]);
         assert_eq!(v.piece(b"<s>"), None, "merging must not make a control token");
     }
 
