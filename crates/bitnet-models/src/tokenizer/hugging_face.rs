@@ -49,10 +49,11 @@ pub(super) fn read(bytes: &[u8], settings: &Settings) -> Result<Tokenizer, Model
     // What the post-processor puts around a text shows when it is run.
     let ids = |special| contained(|| plain.encode_fast("a", special).map(|e| e.get_ids().to_vec()));
     let (bare, around) = (ids(false)?, ids(true)?);
-    let at = around.windows(bare.len().max(1)).position(|w| w == bare).filter(|_| !bare.is_empty()).unwrap_or(0);
-    let (prefix, suffix) = match around.len() > bare.len() {
-        true => (around[..at].to_vec(), around[at + bare.len()..].to_vec()),
-        false => (Vec::new(), Vec::new()),
+    let at = around.windows(bare.len().max(1)).position(|window| window == bare);
+    let (prefix, suffix) = match at {
+        Some(at) => (around[..at].to_vec(), around[at + bare.len()..].to_vec()),
+        None if around == bare => (Vec::new(), Vec::new()),
+        None => return Err(error("its post_processor does not leave a text in one piece, which is not supported")),
     };
     plain.set_encode_special_tokens(true);
 
