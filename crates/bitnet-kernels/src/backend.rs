@@ -82,7 +82,8 @@ pub trait Backend: Send + Sync + 'static {
     /// (per-head query and key norms).
     fn norm(&self, x: &Self::Rows, norm: &Self::Norm, out: &mut Self::Rows);
 
-    /// RMSNorm (or none), then per-token absmax int8: `s = 127 / max(max|x|, 1e-5)`, `q = round_half_even(x s)`.
+    /// RMSNorm (or none), then per-token absmax int8: `s = (1 / max(max|x|, 1e-5)) · 127` in f32 with two roundings, as
+    /// torch evaluates `127 / m`, and `q = round_half_even(x s)`.
     fn norm_quantize(&self, x: &Self::Rows, norm: Option<&Self::Norm>, out: &mut Self::Quantized);
 
     /// `outs[i] = x · weights[i]ᵀ`: exact integer sums, then `sum as f32 * (scale / s)`. Matrices that share an input

@@ -11,7 +11,9 @@ const ROUND: f32 = 12_582_912.0;
 /// Values that a thread should at least have to do.
 const GRAIN: usize = 16 * 1024;
 
-/// RMSNorm (or none), then `s = 127 / max(max|x|, 1e-5)` and `q = round_half_even(x s)` for every row.
+/// RMSNorm (or none), then `s = (1 / max(max|x|, 1e-5)) · 127` and `q = round_half_even(x s)` for every row. Torch rounds
+/// the reciprocal and the product, and a scale that is one ulp off decides ties differently: greedy texts follow the
+/// reference much longer with its own definition.
 ///
 /// The normed row is not stored: its values `(x · inverse_rms) · weight` are computed for the maximum and again for the
 /// codes. A row with a NaN or infinite value gets codes 0 and the scale NaN, so that whatever is computed from it is
@@ -57,14 +59,14 @@ fn with_value(
         sums.fill(0);
         return RowScale { scale: f32::NAN, sum: 0 };
     }
-    let scale = 127.0 / max.max(FLOOR);
+    let scale = (1.0 / max.max(FLOOR)) * 127.0;
     let mut total = 0;
     for (index, (x, weight)) in x.chunks(SUM_LEN).zip(weight.chunks(SUM_LEN)).enumerate() {
         let start = position(index * SUM_LEN);
         let codes = &mut codes[start..start + x.len()]; // what follows the last column stays zero
         let mut sum = 0;
         for ((code, &x), &w) in codes.iter_mut().zip(x).zip(weight) {
-            // |value · scale| ≤ 127 · (1 + 2⁻²³): the code needs no clamp.
+            // |value · scale| ≤ 127 · (1 + 2⁻²²): the code needs no clamp.
             let rounded = (value(x, w) * scale + ROUND).to_bits() as i32 - ROUND.to_bits() as i32;
             *code = rounded as i8;
             sum += rounded;
