@@ -1,6 +1,6 @@
 //! Tokenizers against reference encodings (`shared/data/tokenizers`, see its README for the origin of every set).
 
-use bitnet_formats::{Checkpoint, gguf};
+use bitnet_formats::{Checkpoint, Source, gguf};
 use bitnet_models::{Encoding, Tokenizer};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -69,12 +69,7 @@ fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {
 }
 
 fn write_gguf(tokenizer: &Tokenizer, path: &Path) {
-    let mut metadata = gguf::Metadata::new();
-    metadata.set("general.architecture", gguf::Value::String("llama".into()));
-    for (key, value) in tokenizer.gguf_metadata().unwrap() {
-        metadata.set(key, value);
-    }
-    gguf::write(path, &metadata, Vec::new(), &mut |_, _| {}, &mut |_| Ok(())).unwrap();
+    gguf::write(path, &metadata_of(tokenizer), Vec::new(), &mut |_, _| {}, &mut |_| Ok(())).unwrap();
 }
 
 /// Writes the tokenizer into a GGUF file, opens it again and compares everything a caller can see.
@@ -314,6 +309,94 @@ fn damaged_and_foreign_files_are_refused() {
     refused("models/tiny.safetensors", "not a tokenizer file");
     refused("digits", "none of tokenizer.json");
     assert!(Tokenizer::open(Path::new("no-such-file")).unwrap_err().to_string().contains("no-such-file"));
+}
+
+fn metadata_of(tokenizer: &Tokenizer) -> gguf::Metadata {
+    let mut metadata = gguf::Metadata::new();
+    metadata.set("general.architecture", gguf::Value::String("bitnet-b1.58".into()));
+    for (key, value) in tokenizer.gguf_metadata().unwrap() {
+        metadata.set(key, value);
+    }
+    metadata
+}
+
+fn from_metadata(metadata: gguf::Metadata) -> Result<Tokenizer, String> {
+    let (path, tensors) = (PathBuf::new(), Default::default());
+    let checkpoint = Checkpoint { path, tensors, source: Source::Gguf(metadata) };
+    Tokenizer::from_checkpoint(&checkpoint).map_err(|e| e.to_string())
+}
+
+/// The published 2B-4T file: no pre-tokenizer named, a placeholder for a chat template, no end-of-turn id.
+#[test]
+fn gaps_of_the_published_2b4t_file_are_filled_and_noted() {
+    let (Some(path), Some(inputs)) = (shared("tokenizers/llama3/tokenizer.model"), inputs()) else { return };
+    let reference = Tokenizer::open(&path).unwrap();
+    let mut metadata = metadata_of(&reference);
+    metadata.remove("tokenizer.ggml.pre");
+    metadata.remove("tokenizer.ggml.token_type");
+    let placeholder = "{% for m in messages %}Human: {{ m }}\n\nBITNETAssistant: {% endfor %}";
+    metadata.set("tokenizer.chat_template", gguf::Value::String(placeholder.into()));
+    let tokenizer = from_metadata(metadata).unwrap();
+    assert_eq!(tokenizer.notes().len(), 2, "{:?}", tokenizer.notes());
+    assert_eq!(tokenizer.chat_template().unwrap().source(), bitnet_models::catalogue::BITNET_2B4T_TEMPLATE);
+    assert_eq!(tokenizer.stop_ids(), [128_001, 128_009]);
+    for input in inputs.iter().chain(&samples()) {
+        assert_eq!(tokenizer.encode(input, PLAIN).unwrap(), reference.encode(input, PLAIN).unwrap(), "{input:?}");
+    }
+}
+
+#[test]
+fn wrong_metadata_is_refused() {
+    let Some(path) = shared("models/stories260K/tok512.bin") else { return };
+    let good = metadata_of(&Tokenizer::open(&path).unwrap());
+    let refused = |key: &str, value: Option<gguf::Value>, message: &str| {
+        let mut metadata = good.clone();
+        match value {
+            Some(value) => metadata.set(format!("tokenizer.ggml.{key}"), value),
+            None => drop(metadata.remove(&format!("tokenizer.ggml.{key}"))),
+        }
+        let error = from_metadata(metadata).unwrap_err();
+        assert!(error.contains(message), "{key}: {error}");
+    };
+    let text = |text: &str| Some(gguf::Value::String(text.into()));
+    refused("tokens", None, "--tokenizer");
+    refused("model", text("t5"), "`t5` is not supported");
+    refused("model", text("gpt2"), "tokenizer.ggml.merges");
+    refused("scores", None, "tokenizer.ggml.scores");
+    refused("scores", Some(gguf::Value::Array(gguf::Array::F32(vec![0.0; 511]))), "511 scores for 512 tokens");
+    refused("scores", Some(gguf::Value::Array(gguf::Array::F32(vec![f32::NAN; 512]))), "not a number");
+    refused("token_type", Some(gguf::Value::Array(gguf::Array::I32(vec![1; 513]))), "513 token types for 512 tokens");
+    refused("token_type", Some(gguf::Value::Array(gguf::Array::I32(vec![7; 512]))), "type 7");
+    refused("token_type", Some(gguf::Value::Array(gguf::Array::I32(vec![6; 512]))), "expected <0xNN>");
+    refused("token_type", Some(gguf::Value::Array(gguf::Array::U8(vec![1; 512]))), "token_type");
+    refused("bos_token_id", Some(gguf::Value::U32(512)), "bos_token_id is 512");
+}
+
+/// What `tokenizer_config.json`, `chat_template.jinja`, `generation_config.json` and `added_tokens.json` add.
+#[test]
+fn files_beside_the_tokenizer_count() {
+    let Some(model) = shared("tokenizers/llama2/tokenizer.model") else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
+    fs::copy(model, directory.path().join("tokenizer.model")).unwrap();
+    write(
+        "tokenizer_config.json",
+        r#"{"add_bos_token": false, "add_eos_token": true, "eos_token": {"content": "</line>"},
+            "chat_template": [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "{{ eos_token }}"}]}"#,
+    );
+    write("added_tokens.json", r#"{"</line>": 32001, "<pad>": 32000}"#);
+    write("generation_config.json", r#"{"eos_token_id": [2, 13]}"#);
+    let tokenizer = Tokenizer::open(directory.path()).unwrap();
+    let follow = Encoding { bos: None, special: true };
+    assert_eq!(tokenizer.vocab_size(), 32_002);
+    assert_eq!(tokenizer.encode("Hello<pad>", follow).unwrap(), [15_043, 32_000, 32_001]);
+    assert_eq!((tokenizer.eos(), tokenizer.stop_ids()), (Some(32_001), &[2, 13, 32_001][..]));
+    assert_eq!(tokenizer.chat_template().unwrap().render(&[], true).unwrap(), "</line>");
+    same_after_gguf(&tokenizer, samples());
+    write("chat_template.jinja", "from the file");
+    assert_eq!(Tokenizer::open(directory.path()).unwrap().chat_template().unwrap().source(), "from the file");
+    write("tokenizer_config.json", r#"{"bos_token": "<nowhere>"}"#);
+    assert!(Tokenizer::open(directory.path()).unwrap_err().to_string().contains("<nowhere>"));
 }
 
 /// Cut off or changed anywhere, a file gives a tokenizer or an error: no panic, no giant allocation.
