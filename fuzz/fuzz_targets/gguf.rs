@@ -1,7 +1,9 @@
-//! A GGUF file from anywhere: open it, ask every key for every type, decode every tensor.
+//! A GGUF file from anywhere: open it, ask every key for every type, decode every tensor, read the model's configuration
+//! and its tokenizer.
 #![no_main]
 
 use bitnet_formats::{Checkpoint, Source};
+use bitnet_models::{Config, Encoding, LoadOptions, Tokenizer};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -25,5 +27,16 @@ fuzz_target!(|data: &[u8]| {
         {
             assert!(ternary.codes.iter().all(|code| (-1..=1).contains(code)));
         }
+    }
+    let _ = Config::read(&checkpoint, &LoadOptions::default());
+    if let Ok(tokenizer) = Tokenizer::from_checkpoint(&checkpoint)
+        && let Ok(ids) = tokenizer.encode("ab <s>1\u{e9}", Encoding { bos: Some(true), special: true })
+    {
+        let mut stream = tokenizer.stream();
+        for &id in &ids {
+            stream.push(id);
+        }
+        stream.finish();
+        tokenizer.decode(&ids, true);
     }
 });
