@@ -99,8 +99,14 @@ impl Attend<'_> {
         for row in rows.clone() {
             self.tile.row(row)[tile_columns.clone()].fill(0.0);
         }
-        for page in visible(rows.start).0 / PAGE_LEN..=visible(rows.end - 1).1 / PAGE_LEN {
+        let last_page = visible(rows.end - 1).1 / PAGE_LEN;
+        for page in visible(rows.start).0 / PAGE_LEN..=last_page {
             let (keys, values) = self.kv.head(self.layer, pages[page], kv_head);
+            // The first scores of a page fetch the next one: a page is too short for the processor to foresee.
+            let mut next: (&[f32], &[f32]) = (&[], &[]);
+            if page < last_page {
+                next = self.kv.head(self.layer, pages[page + 1], kv_head);
+            }
             for (row, softmax) in rows.clone().zip(&mut softmax) {
                 let (first, last) = visible(row);
                 let start = page * PAGE_LEN;
@@ -110,7 +116,7 @@ impl Attend<'_> {
                 let seen = first.saturating_sub(start)..(last + 1 - start).min(PAGE_LEN);
                 let q = &self.q.row(row)[columns.clone()];
                 let out = &mut self.tile.row(row)[tile_columns.clone()];
-                let page = Page { keys, values, head_dim, seen, scale: self.scale };
+                let page = Page { keys, values, next: std::mem::take(&mut next), head_dim, seen, scale: self.scale };
                 if L::ACCUMULATORS >= 8 {
                     page.heads::<L, 4, 4>(l, q, softmax, out);
                 } else {
@@ -140,6 +146,8 @@ struct Page<'a> {
     keys: &'a [f32],
     /// `[PAGE_LEN, head_dim]`
     values: &'a [f32],
+    /// Keys and values to be fetched meanwhile.
+    next: (&'a [f32], &'a [f32]),
     head_dim: usize,
     seen: Range<usize>,
     scale: f32,
@@ -157,15 +165,15 @@ impl Page<'_> {
         out: &mut [f32],
     ) {
         let together = Q * self.head_dim;
-        let (groups, rest) = softmax.as_chunks_mut::<Q>();
-        let _ = rest; // HEADS is a multiple of Q
+        let (groups, _) = softmax.as_chunks_mut::<Q>(); // HEADS is a multiple of Q
+        let mut next = self.next;
         for ((q, out), softmax) in q.chunks(together).zip(out.chunks_mut(together)).zip(groups) {
             if q.len() == together {
-                self.group::<L, Q, W>(l, q, softmax, out);
+                self.group::<L, Q, W>(l, q, std::mem::take(&mut next), softmax, out);
             } else {
                 let heads = q.chunks_exact(self.head_dim).zip(out.chunks_exact_mut(self.head_dim));
                 for ((q, out), softmax) in heads.zip(softmax) {
-                    self.group::<L, 1, W>(l, q, std::array::from_mut(softmax), out);
+                    self.group::<L, 1, W>(l, q, std::mem::take(&mut next), std::array::from_mut(softmax), out);
                 }
             }
         }
@@ -176,10 +184,11 @@ impl Page<'_> {
         &self,
         l: L,
         q: &[f32],
+        next: (&[f32], &[f32]),
         softmax: &mut [Softmax; Q],
         out: &mut [f32],
     ) {
-        let scores = self.scores::<L, Q>(l, q);
+        let scores = self.scores::<L, Q>(l, q, next);
         let mut weights = [Weights { p: [[0.0; LANES]; 2], kept: 0.0 }; Q];
         for h in 0..Q {
             weights[h] = self.weigh(l, scores[h], &mut softmax[h]);
@@ -189,12 +198,16 @@ impl Page<'_> {
 
     /// `q · k · scale` of every position of the page; products are added channel after channel.
     #[inline(always)]
-    fn scores<L: Lanes, const Q: usize>(&self, l: L, q: &[f32]) -> [[L::V; 2]; Q] {
+    fn scores<L: Lanes, const Q: usize>(&self, l: L, q: &[f32], next: (&[f32], &[f32])) -> [[L::V; 2]; Q] {
         let (keys, _) = self.keys.as_chunks::<PAGE_LEN>();
+        let next = (next.0.as_chunks::<PAGE_LEN>().0, next.1.as_chunks::<PAGE_LEN>().0);
         let mut heads = q.chunks_exact(self.head_dim);
         let q: [&[f32]; Q] = std::array::from_fn(|_| heads.next().unwrap_or_default());
         let mut acc = [[l.splat(0.0); 2]; Q];
         for (c, key) in keys.iter().enumerate() {
+            if let (Some(keys), Some(values)) = (next.0.get(c), next.1.get(c)) {
+                keys.as_chunks::<LANES>().0.iter().chain(values.as_chunks().0).for_each(|line| l.prefetch(line));
+            }
             let (halves, _) = key.as_chunks::<LANES>();
             let key = [l.load(&halves[0]), l.load(&halves[1])];
             for h in 0..Q {

@@ -116,7 +116,7 @@ impl Format for Q8_0 {
         for (block, out) in blocks.iter().zip(out.as_chunks_mut::<2>().0) {
             let d = l.splat(half(block));
             for (q, out) in block[2..].chunks_exact(LANES).zip(out) {
-                l.store(l.mul(l.from_i8(sixteen(q)), d), out);
+                l.store(l.mul(l.i8_lanes(sixteen(q)), d), out);
             }
         }
     }
@@ -136,7 +136,7 @@ impl Format for Q4_0 {
         for (block, out) in blocks.iter().zip(out.as_chunks_mut::<2>().0) {
             let d = l.splat(half(block));
             for (n, out) in nibbles(sixteen(&block[2..])).into_iter().zip(out) {
-                l.store(l.mul(l.sub(l.from_i8(n), l.splat(8.0)), d), out);
+                l.store(l.mul(l.sub(l.i8_lanes(n), l.splat(8.0)), d), out);
             }
         }
     }
@@ -169,7 +169,7 @@ impl Format for Q4K {
                 for part in 0..2 {
                     for (high, n) in nibbles(sixteen(&n[part * LANES..])).into_iter().enumerate() {
                         let [scale, min] = scales[2 * i + high];
-                        let value = l.sub(l.mul(l.splat(scale), l.from_i8(n)), l.splat(min));
+                        let value = l.sub(l.mul(l.splat(scale), l.i8_lanes(n)), l.splat(min));
                         l.store(value, &mut out[2 * high + part]);
                     }
                 }
@@ -200,7 +200,7 @@ impl Format for Q6K {
                     let high = pairs(sixteen(&block[128 + 32 * h + part * LANES..]));
                     let low = [even[0], odd[0], even[1], odd[1]];
                     for k in 0..4 {
-                        let q = l.sub(l.from_i8(low[k] | high[k] << 4), l.splat(32.0));
+                        let q = l.sub(l.i8_lanes(low[k] | high[k] << 4), l.splat(32.0));
                         let scale = d * f32::from(block[192 + 8 * h + 2 * k + part] as i8);
                         l.store(l.mul(l.splat(scale), q), &mut out[2 * k + part]);
                     }
@@ -225,7 +225,7 @@ impl Format for Ternary {
         for (block, out) in blocks.iter().zip(out.as_chunks_mut::<8>().0) {
             for part in 0..2 {
                 for (j, code) in pairs(sixteen(&block[part * LANES..])).into_iter().rev().enumerate() {
-                    let code = l.sub(l.from_i8(code), l.splat(1.0));
+                    let code = l.sub(l.i8_lanes(code), l.splat(1.0));
                     l.store(l.mul(code, l.splat(self.0)), &mut out[2 * j + part]);
                 }
             }

@@ -215,7 +215,7 @@ impl Tile<'_> {
         }
     }
 
-    /// Decodes `columns` (weight rows) of the panel at column `first`.
+    /// Decodes the panels at column `first` of some weight rows.
     #[inline(always)]
     fn decode<L: Lanes, F: Format>(
         &self,
@@ -227,6 +227,12 @@ impl Tile<'_> {
         out: &mut [Panel; ROWS],
     ) {
         for (r, panel) in out[..rows].iter_mut().enumerate() {
+            // Four rows in turn, a panel of each: the processor does not foresee that, so fetch the next four.
+            if row + r + ROWS < self.weights.rows {
+                for line in self.weights.panel_bytes(format, row + r + ROWS, first).chunks(64) {
+                    l.prefetch(&line[0]);
+                }
+            }
             format.decode(l, self.weights.panel_bytes(format, row + r, first), panel);
         }
     }

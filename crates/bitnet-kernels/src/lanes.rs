@@ -31,7 +31,7 @@ pub(crate) trait Lanes: Copy {
     fn load_bf16(self, x: &[u8; 2 * LANES]) -> Self::V;
     /// Sixteen i8, the first in the lowest byte. (Byte arrays on the stack would be written in pieces and read as one,
     /// which stalls.)
-    fn from_i8(self, x: u128) -> Self::V;
+    fn i8_lanes(self, x: u128) -> Self::V;
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`
@@ -52,6 +52,10 @@ pub(crate) trait Lanes: Copy {
     fn sum(self, v: Self::V) -> f32;
     /// Largest lane, by [`larger`](Self::larger) in the tree of [`sum`](Self::sum).
     fn largest(self, v: Self::V) -> f32;
+
+    /// Has the cache line of `x` brought into the nearest cache.
+    #[inline(always)]
+    fn prefetch<T>(self, _x: &T) {}
 
     /// Reads up to sixteen floats and sets the other lanes to zero. For the tail of a row, outside of its loop: the
     /// copy is a call, and no register survives a call.
@@ -147,7 +151,7 @@ impl Lanes for Scalar {
         each(|j| f32::from_le_bytes([0, 0, x[2 * j], x[2 * j + 1]]))
     }
     #[inline(always)]
-    fn from_i8(self, x: u128) -> Self::V {
+    fn i8_lanes(self, x: u128) -> Self::V {
         each(|j| f32::from(x.to_le_bytes()[j] as i8))
     }
     #[inline(always)]
@@ -258,7 +262,7 @@ mod tests {
                 out.extend(lanes);
                 l.store(l.load_bf16(&bytes), &mut lanes);
                 out.extend(lanes);
-                l.store(l.from_i8(u128::from_le_bytes(bytes[..LANES].try_into().unwrap())), &mut lanes);
+                l.store(l.i8_lanes(u128::from_le_bytes(bytes[..LANES].try_into().unwrap())), &mut lanes);
                 out.extend(lanes);
             }
             for n in -126..=127 {

@@ -8,7 +8,7 @@ use crate::{Cpu, Isa, NormWeight, Rows};
 pub(crate) fn run(cpu: &Cpu, x: &Rows, norm: &NormWeight, out: &mut Rows) {
     assert_eq!(x.cols(), out.cols(), "row length of norm");
     let len = norm.weight.len();
-    assert!(len > 0 && x.cols() % len == 0, "a norm of {len} channels for rows of {}", x.cols());
+    assert!(len > 0 && x.cols().is_multiple_of(len), "a norm of {len} channels for rows of {}", x.cols());
     out.set_len(x.len());
     let x = x.data();
     cpu.pool().chunks(out.data_mut(), len, grain(len), |chunk, out| {

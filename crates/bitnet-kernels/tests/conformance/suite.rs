@@ -299,7 +299,7 @@ fn multiplies_ternary<B: Backend>(backend: &B) {
                 for r in 0..rows {
                     let (mut want, mut size) = (0.0, 0.0);
                     for (c, x) in values.iter().enumerate() {
-                        let scale = if group == 0 { scales[0] } else { scales[(r * cols + c) / group] };
+                        let scale = scales[(r * cols + c).checked_div(group).unwrap_or(0)];
                         let term = (x * s).round_ties_even() / s * f64::from(scale);
                         want += term * (f64::from(codes[r * cols + c]) - 1.0);
                         size += term.abs();

@@ -63,6 +63,11 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    fn prefetch<T>(self, x: &T) {
+        // SAFETY: a hint; it reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(x).cast()) };
+    }
+    #[inline(always)]
     fn load_f32(self, x: &[u8; 4 * LANES]) -> Pair {
         // SAFETY: `x` is readable for sixteen floats; the loads need no alignment.
         unsafe {
@@ -80,7 +85,7 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
-    fn from_i8(self, x: u128) -> Pair {
+    fn i8_lanes(self, x: u128) -> Pair {
         // SAFETY: the token exists, so the processor has the features.
         unsafe {
             let low = _mm256_cvtepi8_epi32(_mm_cvtsi64_si128(x as i64));

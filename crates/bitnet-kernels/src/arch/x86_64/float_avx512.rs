@@ -55,6 +55,11 @@ impl Lanes for Avx512 {
         unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v.0) }
     }
     #[inline(always)]
+    fn prefetch<T>(self, x: &T) {
+        // SAFETY: a hint; it reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(x).cast()) };
+    }
+    #[inline(always)]
     fn load_f32(self, x: &[u8; 4 * LANES]) -> Zmm {
         // SAFETY: `x` is readable for sixteen floats; the load needs no alignment.
         unsafe { Zmm(_mm512_loadu_ps(x.as_ptr().cast())) }
@@ -68,7 +73,7 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
-    fn from_i8(self, x: u128) -> Zmm {
+    fn i8_lanes(self, x: u128) -> Zmm {
         // SAFETY: see `splat`.
         unsafe { Zmm(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_set_epi64x((x >> 64) as i64, x as i64)))) }
     }
