@@ -3,7 +3,7 @@
 use crate::fixture_tokenizer;
 use anyhow::{Context, ensure};
 use bitnet::formats::gguf::{self, Metadata, TensorSource, Value};
-use bitnet::formats::{Encoding, FormatError, Scales, Ternary};
+use bitnet::formats::{Encoding, FormatError, I2sLayout, Scales, Ternary};
 use bitnet::models::names::{BlockRole, Naming, Projection, Role};
 use std::path::Path;
 
@@ -122,10 +122,14 @@ impl Shape {
     }
 }
 
+/// Encodings of the projections on offer.
+const TYPES: [Encoding; 5] =
+    [Encoding::I2S(I2sLayout::X86), Encoding::Tq1_0, Encoding::Tq2_0, Encoding::Q2_0, Encoding::Pq2_0];
+
 /// Writes `bitnet-SIZE-TYPE.gguf`.
 pub(crate) fn write(size: Size, directory: &Path, encoding: Encoding) -> anyhow::Result<()> {
     ensure!(
-        encoding.is_ternary() && encoding != Encoding::HfPacked,
+        TYPES.contains(&encoding),
         "{encoding} is not a ternary encoding of GGUF; choose i2_s, tq1_0, tq2_0, q2_0 or pq2_0"
     );
     let shape = size.shape();
@@ -230,6 +234,9 @@ impl Random {
 mod tests {
     use super::*;
     use bitnet::formats::Checkpoint;
+    use bitnet::kernels::{Cpu, CpuOptions};
+    use bitnet::models::export::compare_logits;
+    use bitnet::{LoadOptions, Tokenizer};
 
     #[test]
     fn a_fixture_is_the_same_every_time_and_in_every_encoding() {
@@ -253,9 +260,20 @@ mod tests {
         }
         for encoding in ["tq1_0", "tq2_0", "q2_0", "pq2_0"] {
             write(Size::Tiny, &dir, encoding.parse().unwrap()).unwrap();
-            assert!(decoded(&Checkpoint::open(&file(encoding)).unwrap()) == expected, "{encoding}");
+            let other = Checkpoint::open(&file(encoding)).unwrap();
+            assert!(decoded(&other) == expected, "{encoding}");
+            let cpu = || Ok(Cpu::new(CpuOptions::default()).unwrap());
+            let likeness = compare_logits(&reference, &LoadOptions::default(), &other, cpu).unwrap();
+            assert!(likeness.identical, "{encoding}: {likeness:?}");
         }
+        let tokenizer = Tokenizer::from_checkpoint(&reference).unwrap();
+        let how = bitnet::models::Encoding { bos: Some(false), special: false };
+        let text = "The theatre is nice, isn\u{2019}t it?";
+        let ids = tokenizer.encode(text, how).unwrap();
+        assert_eq!(tokenizer.decode(&ids, false), text);
+        assert!(ids.len() < text.len(), "no merge was applied: {ids:?}");
         assert!(write(Size::Tiny, &dir, Encoding::F16).is_err());
+        assert!(write(Size::Tiny, &dir, Encoding::I2S(I2sLayout::Arm)).is_err());
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

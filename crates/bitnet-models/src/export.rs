@@ -14,7 +14,7 @@ use crate::names::{BlockRole, Naming, Projection, Role};
 use crate::rope::HeadRows;
 use crate::{Config, LoadOptions, ModelError, Tokenizer};
 use bitnet_formats::gguf::{self, Metadata, TensorSource};
-use bitnet_formats::{Checkpoint, Encoding, FormatError, Tensor};
+use bitnet_formats::{Checkpoint, Encoding, FormatError, I2sLayout, Tensor};
 use std::collections::BTreeSet;
 use std::path::Path;
 use tensor::Content;
@@ -85,8 +85,10 @@ impl<'a> Export<'a> {
     /// Metadata or tensors that a loader would refuse. Tensors that the chosen encoding cannot hold are no error here
     /// but [`Outcome::Impossible`].
     pub fn plan(checkpoint: &'a Checkpoint, options: &ExportOptions<'_>) -> Result<Export<'a>, ModelError> {
+        for encoding in [Some(options.encoding), options.embedding].into_iter().flatten() {
+            storable(encoding)?;
+        }
         let (config, mut notes) = Config::read(checkpoint, options.load)?;
-        let metadata = metadata::of(checkpoint, &config, options, &mut notes)?;
         let mut planner = Planner {
             checkpoint,
             config: &config,
@@ -96,7 +98,10 @@ impl<'a> Export<'a> {
             tensors: Vec::new(),
         };
         planner.all(&mut notes)?;
-        Ok(Export { metadata, tensors: planner.tensors, notes })
+        let tensors = planner.tensors;
+        // After the tensors: from here on the sizes of the configuration are those of real tensors.
+        let metadata = metadata::of(checkpoint, &config, options, &mut notes)?;
+        Ok(Export { metadata, tensors, notes })
     }
 
     /// The tensors in the order of the file.
@@ -148,6 +153,23 @@ impl<'a> Export<'a> {
             bytes: Box::new(|| t.content.make(t.to).map(|(bytes, _)| bytes)),
         });
         Ok(gguf::write(path, &self.metadata, sources.collect(), progress, check)?)
+    }
+}
+
+/// Encodings that a GGUF file can say it has, and that weights may have.
+fn storable(encoding: Encoding) -> Result<(), ModelError> {
+    match encoding {
+        Encoding::F32 | Encoding::F16 | Encoding::BF16 | Encoding::Q8_0 | Encoding::Q4_0 | Encoding::Q6K => Ok(()),
+        Encoding::I2S(I2sLayout::X86) | Encoding::Tq1_0 | Encoding::Tq2_0 => Ok(()),
+        Encoding::Q2_0 | Encoding::Q2_0Legacy | Encoding::Pq2_0 => Ok(()),
+        Encoding::I2S(_) => {
+            let reason = "nothing in a file says that its I2_S has another layout than the published one; choose I2_S";
+            Err(ModelError::Config(format!("{encoding} is not written: {reason}")))
+        }
+        _ => Err(ModelError::Config(format!(
+            "{encoding} is not written to GGUF; choose I2_S, TQ1_0, TQ2_0, Q2_0 or PQ2_0 for ternary weights, F32, F16, \
+             BF16, Q8_0, Q6_K or Q4_0 for others"
+        ))),
     }
 }
 

@@ -5,7 +5,7 @@ use bitnet_formats::{Checkpoint, Encoding, I2sLayout, Scales, Ternary};
 use bitnet_kernels::{Cpu, CpuOptions};
 use bitnet_models::export::{Export, ExportOptions, Likeness, Outcome, compare_logits};
 use bitnet_models::names::{BlockRole, Naming, Projection, Role};
-use bitnet_models::{LoadOptions, ModelError};
+use bitnet_models::{LoadOptions, ModelError, Tokenizer};
 use safetensors::{Dtype, tensor::TensorView};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -145,6 +145,36 @@ fn llama2_c_files_keep_their_values() {
         assert_same_logits(&input, &output);
         let reasons = export(&input, I2S, &out.path().join("refused.gguf")).unwrap_err();
         assert!(reasons[0].contains("not ternary") && reasons[0].contains("choose"), "{reasons:?}");
+    }
+}
+
+#[test]
+fn the_embedded_model_is_what_export_makes() {
+    let Some(dir) = shared("data/models/tiny-ternary-stories") else { return };
+    let asset = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/default.gguf");
+    let out = tempfile::tempdir().unwrap();
+    let output = out.path().join("default.gguf");
+    let input = open(&dir);
+    assert_eq!(export(&input, I2S, &output), Ok(true));
+    assert!(std::fs::read(&output).unwrap() == std::fs::read(&asset).unwrap(), "make assets/default.gguf anew");
+    assert_same_logits(&input, &asset);
+    // and with its tokenizer inside
+    let how = bitnet_models::Encoding { bos: None, special: false };
+    let text = "Once upon a time, there was a \u{201c}cat\u{201d} \u{1f431}.\n\nIt   had 12 toys.";
+    let ids = |checkpoint: &Checkpoint| Tokenizer::from_checkpoint(checkpoint).unwrap().encode(text, how).unwrap();
+    assert_eq!(ids(&open(&asset)), ids(&input));
+}
+
+#[test]
+fn layouts_that_no_file_can_state_are_refused() {
+    let out = tempfile::tempdir().unwrap();
+    write_gguf(&network(), &out.path().join("first.gguf"));
+    let first = open(&out.path().join("first.gguf"));
+    let load = LoadOptions::default();
+    for encoding in [Encoding::I2S(I2sLayout::Arm), Encoding::HfPacked, Encoding::I8, Encoding::Q4K] {
+        let options = ExportOptions { encoding, embedding: None, tokenizer: None, load: &load };
+        let message = Export::plan(&first, &options).err().unwrap().to_string();
+        assert!(message.contains("not written") && message.contains("choose I2_S"), "{message}");
     }
 }
 
