@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// `bitnet` with these arguments and none of the caller's settings.
-pub fn bitnet<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+pub(crate) fn bitnet<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
     for name in ["BITNET_SEED", "BITNET_ISA", "BITNET_DETERMINISTIC", "RAYON_NUM_THREADS", "RUST_LOG"] {
         command.env_remove(name);
@@ -16,12 +16,12 @@ pub fn bitnet<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
 }
 
 /// Runs to the end.
-pub fn output<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Output {
+pub(crate) fn output<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Output {
     bitnet(args).output().expect("the program starts")
 }
 
 /// Runs to the end with a text on standard input.
-pub fn output_with<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>, input: &str) -> Output {
+pub(crate) fn output_with<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>, input: &str) -> Output {
     let mut command = bitnet(args);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program starts");
@@ -35,7 +35,7 @@ pub fn output_with<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>, input: &s
 }
 
 /// What the outcome must be.
-pub trait Outcome {
+pub(crate) trait Outcome {
     /// Exit status 0; gives standard output.
     fn succeeds(&self) -> String;
     /// This exit status and nothing on standard output; gives standard error.
@@ -64,12 +64,12 @@ impl Outcome for Output {
 }
 
 /// A JSON result.
-pub fn json(text: &str) -> serde_json::Value {
+pub(crate) fn json(text: &str) -> serde_json::Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in {text:?}"))
 }
 
 /// A file of the shared data folder beside the checkout, or a loud `None`.
-pub fn shared(path: &str) -> Option<PathBuf> {
+pub(crate) fn shared(path: &str) -> Option<PathBuf> {
     let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(path);
     if full.exists() {
         return Some(full);
@@ -79,6 +79,6 @@ pub fn shared(path: &str) -> Option<PathBuf> {
 }
 
 /// A path as an argument.
-pub fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8 path")
 }

@@ -10,7 +10,7 @@ fn wrong_usage_is_status_2_and_names_the_argument() {
         (&["run", "--greedy", "--temperature", "1", "hi"], "--temperature"),
         (&["run", "--logprobs", "3", "hi"], "--json"),
         (&["run", "--logit-bias", "13", "hi"], "--logit-bias"),
-        (&["run", "--seed", "-1", "hi"], "--seed"),
+        (&["run", "--seed", "x", "hi"], "--seed"),
         (&["run", "--i2s-layout", "mips", "hi"], "--i2s-layout"),
         (&["run", "--no-such-option", "hi"], "--no-such-option"),
         (&["inspect", "--tile", "4x4", "hi"], "--tile"),
