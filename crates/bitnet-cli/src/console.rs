@@ -30,6 +30,7 @@ impl Console {
             .with_env_filter(filter)
             .with_writer(io::stderr)
             .with_ansi(self.colour)
+            .with_target(false)
             .without_time()
             .try_init();
     }

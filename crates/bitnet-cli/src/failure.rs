@@ -78,6 +78,9 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
         if let Some(InferenceError::ContextFull { .. }) = cause.downcast_ref() {
             return Some("--context N makes room, --slide KEEP forgets the oldest tokens");
         }
+        if let Some(InferenceError::Option { option: "model", .. }) = cause.downcast_ref() {
+            return Some("`bitnet embed` gives its vectors");
+        }
         if let Some(FormatError::Io { source, .. }) = cause.downcast_ref()
             && source.kind() == io::ErrorKind::NotFound
         {

@@ -201,9 +201,18 @@ pub(crate) fn load_engine(
     options: EngineOptions,
     console: &Console,
 ) -> anyhow::Result<Engine> {
-    let checkpoint = path.checkpoint(load, console)?;
+    engine_of(&path.checkpoint(load, console)?, path, options, console)
+}
+
+/// As [`load_engine`], from an opened file.
+pub(crate) fn engine_of(
+    checkpoint: &Checkpoint,
+    path: &ModelPath,
+    options: EngineOptions,
+    console: &Console,
+) -> anyhow::Result<Engine> {
     let engine =
-        Engine::from_checkpoint(&checkpoint, options).with_context(|| format!("cannot load {}", path.name()))?;
+        Engine::from_checkpoint(checkpoint, options).with_context(|| format!("cannot load {}", path.name()))?;
     for note in engine.model().notes() {
         console.note(note);
     }
@@ -211,8 +220,18 @@ pub(crate) fn load_engine(
 }
 
 /// The model inside this program, for when none is given.
-fn default_checkpoint(_console: &Console) -> anyhow::Result<Checkpoint> {
-    anyhow::bail!("no model: give one with --model PATH")
+#[cfg(feature = "default-model")]
+fn default_checkpoint(console: &Console) -> anyhow::Result<Checkpoint> {
+    console.note(
+        "no --model given: the embedded story model answers (7.35 million parameters); --model PATH runs another",
+    );
+    Checkpoint::from_gguf_bytes(bitnet::default_model().into()).context("the embedded model")
+}
+
+/// Built without a model inside.
+#[cfg(not(feature = "default-model"))]
+fn default_checkpoint(_: &Console) -> anyhow::Result<Checkpoint> {
+    anyhow::bail!("no model: give one with --model PATH (this program was built without the embedded one)")
 }
 
 #[cfg(test)]

@@ -24,3 +24,14 @@ pub use bitnet_inference::{
     FinishReason, GenerateRequest, InferenceError, Prompt, Sampling, TokenEvent, TokenLogprob, Usage,
 };
 pub use bitnet_models::{ChatTemplate, LoadOptions, Message, Tokenizer};
+
+/// The small story model inside this library, a GGUF file (feature `default-model`). Its licence and origin stand in
+/// `assets/README.md`.
+#[cfg(feature = "default-model")]
+pub fn default_model() -> &'static [u8] {
+    // Tensors are used in place: they must lie in memory as aligned as they lie in the file.
+    #[repr(C, align(64))]
+    struct Aligned<T: ?Sized>(T);
+    static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../assets/default.gguf"));
+    &MODEL.0
+}

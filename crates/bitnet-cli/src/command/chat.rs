@@ -57,7 +57,9 @@ pub(crate) fn run(args: &ChatArgs, console: &Console) -> anyhow::Result<()> {
         last: None,
     };
     let mut input = Input::open(console);
-    console.say("Type a message, or /help. Ctrl-C stops an answer, Ctrl-D leaves.");
+    if input.is_person() {
+        console.say("Type a message, or /help. Ctrl-C stops an answer, Ctrl-D leaves.");
+    }
     while let Some(line) = input.line()? {
         let done = match line.strip_prefix('/') {
             Some(command) => chat.command(command.trim()),
@@ -115,14 +117,13 @@ impl Chat<'_> {
         let watch = Watch::start()?;
         let mut generation = self.session.generate(&request)?;
         let mut out = io::stdout().lock();
-        for event in generation.by_ref() {
+        while !watch.asked() && generation.read_prompt_chunk()? {}
+        while !watch.asked() {
+            let Some(event) = generation.next() else { break };
             let text = event?.text;
             answer.push_str(&text);
             out.write_all(text.as_bytes())?;
             out.flush()?;
-            if watch.asked() {
-                break;
-            }
         }
         writeln!(out)?;
         out.flush()?;

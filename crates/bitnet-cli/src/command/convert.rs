@@ -3,10 +3,11 @@
 use crate::console::Console;
 use crate::model_args::{LoadArgs, ModelPath};
 use crate::numbers;
-use anyhow::{Context, bail};
+use anyhow::bail;
 use bitnet::formats::{Checkpoint, Encoding, FormatError};
 use bitnet::kernels::{Cpu, CpuOptions};
-use bitnet::models::{Export, ExportOptions, ModelError, Outcome, compare_logits};
+use bitnet::models::ModelError;
+use bitnet::models::export::{Export, ExportOptions, Outcome, compare_logits};
 use bitnet::{LoadOptions, Tokenizer};
 use clap::Args;
 use serde_json::json;
@@ -49,15 +50,23 @@ pub(crate) fn run(args: &ConvertArgs, console: &Console) -> anyhow::Result<()> {
     let checkpoint = path.checkpoint(&args.load, console)?;
     let tokenizer = args.tokenizer.as_deref().map(Tokenizer::open).transpose()?;
     let load = args.load.options();
-    let options =
-        ExportOptions { encoding: args.encoding, embedding: args.embedding, tokenizer: tokenizer.as_ref(), load: &load };
+    let options = ExportOptions {
+        encoding: args.encoding,
+        embedding: args.embedding,
+        tokenizer: tokenizer.as_ref(),
+        load: &load,
+    };
     let export = Export::plan(&checkpoint, &options)?;
     for note in export.notes() {
         console.note(note);
     }
     if args.dry_run || args.json {
         let mut out = io::stdout().lock();
-        if args.json { writeln!(out, "{}", plan_json(&export))? } else { plan_text(&export, &mut out)? }
+        if args.json {
+            writeln!(out, "{}", plan_json(&export))?
+        } else {
+            plan_text(&export, &mut out)?
+        }
         out.flush()?;
     }
     if args.dry_run {
@@ -94,7 +103,9 @@ fn check(input: &Checkpoint, load: &LoadOptions, written: &Path, exact: bool) ->
     let likeness = compare_logits(input, load, &output, backend).map_err(|error| refuse(error.to_string()))?;
     if exact && !likeness.identical {
         let difference = likeness.largest_difference;
-        return Err(refuse(format!("computes other logits than the input (largest difference {difference}); not kept")));
+        return Err(refuse(format!(
+            "computes other logits than the input (largest difference {difference}); not kept"
+        )));
     }
     Ok(match likeness.identical {
         true => "computes the same bits as the input".into(),

@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod completions;
+mod convert;
 mod detokenize;
 mod doctor;
 mod embed;
@@ -13,6 +14,7 @@ mod man;
 mod perplexity;
 mod run;
 mod tokenize;
+mod verify;
 
 use crate::console::Console;
 use clap::{Parser, Subcommand};
@@ -48,8 +50,10 @@ pub(crate) enum Command {
     Detokenize(detokenize::DetokenizeArgs),
     ExplainPrompt(explain_prompt::ExplainPromptArgs),
     Embed(embed::EmbedArgs),
+    Convert(convert::ConvertArgs),
     Perplexity(perplexity::PerplexityArgs),
     Logits(logits::LogitsArgs),
+    Verify(verify::VerifyArgs),
     Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
@@ -66,8 +70,10 @@ impl Command {
             Command::Detokenize(args) => detokenize::run(&args, console),
             Command::ExplainPrompt(args) => explain_prompt::run(&args, console),
             Command::Embed(args) => embed::run(&args, console),
+            Command::Convert(args) => convert::run(&args, console),
             Command::Perplexity(args) => perplexity::run(&args, console),
             Command::Logits(args) => logits::run(&args, console),
+            Command::Verify(args) => verify::run(&args, console),
             Command::Bench(args) => bench::run(&args, console),
             Command::Doctor(args) => doctor::run(&args, console),
             Command::Completions(args) => completions::run(&args),

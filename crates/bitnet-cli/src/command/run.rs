@@ -67,18 +67,15 @@ pub(crate) fn run(args: &RunArgs, console: &Console) -> anyhow::Result<()> {
     let mut generation = session.generate(&request)?;
     let mut events = Vec::new();
     let mut out = io::stdout().lock();
-    let mut interrupted = false;
-    for event in generation.by_ref() {
+    while !watch.asked() && generation.read_prompt_chunk()? {}
+    while !watch.asked() {
+        let Some(event) = generation.next() else { break };
         let event = event?;
         if args.json {
             events.push(event);
         } else if !event.text.is_empty() {
             out.write_all(event.text.as_bytes())?;
             out.flush()?;
-        }
-        if watch.asked() {
-            interrupted = true;
-            break;
         }
     }
     let (reason, usage) = (generation.finish_reason(), generation.usage());
@@ -90,7 +87,7 @@ pub(crate) fn run(args: &RunArgs, console: &Console) -> anyhow::Result<()> {
     }
     out.flush()?;
     console.say(statistics(&usage, reason, Some(request.sampling.seed).filter(|_| request.sampling.temperature > 0.0)));
-    if interrupted { Err(Interrupted.into()) } else { Ok(()) }
+    if reason.is_none() { Err(Interrupted.into()) } else { Ok(()) }
 }
 
 fn report(

@@ -1,7 +1,7 @@
 //! `bitnet verify`: is the file what it should be, and does this machine compute it right?
 
 use crate::console::Console;
-use crate::model_args::ModelArgs;
+use crate::model_args::{ModelArgs, engine_of};
 use crate::numbers;
 use anyhow::{Context, bail};
 use bitnet::kernels::{Isa, self_test};
@@ -42,7 +42,11 @@ pub(crate) fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<()> {
     let scan = checkpoint.scan(&mut |bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let kernels: Vec<_> = Isa::available().into_iter().map(|isa| (isa, self_test(isa).err())).collect();
-    let fingerprint = if scan.failures.is_empty() { Some(args.model.engine(console)?.fingerprint()?) } else { None };
+    let fingerprint = if scan.failures.is_empty() {
+        Some(engine_of(&checkpoint, &args.model.path, args.model.options(), console)?.fingerprint()?)
+    } else {
+        None
+    };
     let ok = scan.failures.is_empty() && kernels.iter().all(|(_, error)| error.is_none());
 
     let mut out = io::stdout().lock();
@@ -104,11 +108,7 @@ pub(crate) fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<()> {
 
 /// The model's files: a GGUF with its further parts, the weights of a directory, or the embedded model.
 fn hash_files(path: Option<&Path>, console: &Console) -> anyhow::Result<Vec<Hashed>> {
-    let Some(path) = path else {
-        let bytes = bitnet::default_model();
-        let sha256 = hex(&Sha256::digest(bytes));
-        return Ok(vec![Hashed { name: "embedded model".into(), bytes: bytes.len() as u64, sha256 }]);
-    };
+    let Some(path) = path else { return Ok(embedded().into_iter().collect()) };
     let files = if path.is_dir() { weights_in(path)? } else { vec![path.to_owned()] };
     let sizes = files.iter().map(|f| Ok(std::fs::metadata(f)?.len())).sum::<io::Result<u64>>()?;
     let bar = console.byte_bar("hashing", sizes);
@@ -144,4 +144,15 @@ fn hash_file(path: &Path, bar: &ProgressBar) -> io::Result<Hashed> {
 
 fn hex(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(feature = "default-model")]
+fn embedded() -> Option<Hashed> {
+    let bytes = bitnet::default_model();
+    Some(Hashed { name: "embedded model".into(), bytes: bytes.len() as u64, sha256: hex(&Sha256::digest(bytes)) })
+}
+
+#[cfg(not(feature = "default-model"))]
+fn embedded() -> Option<Hashed> {
+    None
 }

@@ -22,7 +22,7 @@ fn a_conversation_is_saved_loaded_and_goes_on_as_if_never_left() {
     let (directory, template) = template();
     let file = directory.path().join("talk.json");
     let file = text(&file);
-    let args = chat(&template, &["--ignore-eos"]);
+    let args = chat(&template, &[]);
     let whole = output_with(&args, "Once upon a time\nThe cat\nThe dog\n").succeeds();
     assert_eq!(whole.lines().count(), whole.trim_end().lines().count());
 
@@ -40,9 +40,9 @@ fn a_conversation_is_saved_loaded_and_goes_on_as_if_never_left() {
 #[test]
 fn the_past_is_not_read_again() {
     let (_directory, template) = template();
-    let notes = output_with(chat(&template, &["--ignore-eos"]), "Once upon a time\nThe cat\n/stats\n").notes();
+    let notes = output_with(chat(&template, &[]), "Once upon a time\nThe cat\n/stats\n").notes();
     assert!(notes.contains(" cached, in "), "{notes}");
-    let notes = output_with(chat(&template, &["--ignore-eos"]), "Once upon a time\n/clear\nThe cat\n/stats\n").notes();
+    let notes = output_with(chat(&template, &[]), "Once upon a time\n/clear\nThe cat\n/stats\n").notes();
     assert!(notes.contains("2 messages"), "{notes}");
 }
 

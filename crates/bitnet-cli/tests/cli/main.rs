@@ -5,6 +5,7 @@
 
 mod chat;
 mod convert;
+mod damage;
 mod inspect;
 mod measure;
 mod pipes;

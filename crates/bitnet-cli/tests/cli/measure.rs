@@ -113,7 +113,7 @@ fn bench_measures_and_says_how_much_the_figures_vary() {
     let runs = report["runs"].as_array().expect("runs");
     assert_eq!(runs.len(), 2, "one per thread count");
     for run in runs {
-        for phase in ["prompt", "decode"] {
+        for phase in ["prompt_speed", "decode_speed"] {
             let speed = |key: &str| run[phase][key].as_f64().expect("tokens per second");
             assert!(0.0 < speed("min") && speed("min") <= speed("median") && speed("median") <= speed("max"), "{run}");
         }

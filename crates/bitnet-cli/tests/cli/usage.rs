@@ -13,7 +13,7 @@ fn wrong_usage_is_status_2_and_names_the_argument() {
         (&["run", "--seed", "x", "hi"], "--seed"),
         (&["run", "--i2s-layout", "mips", "hi"], "--i2s-layout"),
         (&["run", "--no-such-option", "hi"], "--no-such-option"),
-        (&["inspect", "--tile", "4x4", "hi"], "--tile"),
+        (&["inspect", "--tile", "4x4"], "--tile"),
         (&["no-such-command"], "no-such-command"),
         (&["completions", "no-such-shell"], "no-such-shell"),
         (&["doctor", "--isa", "mmx"], "mmx"),
