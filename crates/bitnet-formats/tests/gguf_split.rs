@@ -92,3 +92,11 @@ fn names_and_keys_must_agree() {
     write_part(&renamed, 0, 1, 1, &["a"]);
     assert_eq!(Checkpoint::open(&renamed).unwrap().tensors.len(), 1);
 }
+
+#[test]
+fn the_parts_of_a_model_are_known_by_name() {
+    use bitnet_formats::gguf::parts;
+    let [first, second] = ["d/m-00001-of-00002.gguf", "d/m-00002-of-00002.gguf"].map(Path::new);
+    assert_eq!(parts(second), [first, second]);
+    assert_eq!(parts(Path::new("d/m.gguf")), [Path::new("d/m.gguf")]);
+}

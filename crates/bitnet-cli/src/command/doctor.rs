@@ -94,7 +94,11 @@ pub(crate) fn run(args: &DoctorArgs, console: &Console) -> anyhow::Result<()> {
     }
     for b in &bandwidth {
         let threads = numbers::count(b.threads, "thread");
-        writeln!(out, "bandwidth     {} GB/s reading with {threads}", numbers::digits(b.bytes_per_second / 1e9))?;
+        let speed = match b.bytes_per_second {
+            speed if speed.is_finite() => format!("{} GB/s", numbers::digits(speed / 1e9)),
+            _ => "could not be measured".to_owned(),
+        };
+        writeln!(out, "bandwidth     {speed} reading with {threads}")?;
     }
     Ok(out.flush()?)
 }

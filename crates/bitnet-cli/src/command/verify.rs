@@ -4,6 +4,7 @@ use crate::console::Console;
 use crate::model_args::{ModelArgs, engine_of};
 use crate::numbers;
 use anyhow::{Context, bail};
+use bitnet::formats::gguf;
 use bitnet::kernels::{Isa, self_test};
 use bitnet::models::catalogue;
 use clap::Args;
@@ -106,10 +107,10 @@ pub(crate) fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The model's files: a GGUF with its further parts, the weights of a directory, or the embedded model.
+/// The model's files: all parts of a GGUF, the weights of a directory, or the embedded model.
 fn hash_files(path: Option<&Path>, console: &Console) -> anyhow::Result<Vec<Hashed>> {
     let Some(path) = path else { return Ok(embedded().into_iter().collect()) };
-    let files = if path.is_dir() { weights_in(path)? } else { vec![path.to_owned()] };
+    let files = if path.is_dir() { weights_in(path)? } else { gguf::parts(path) };
     let sizes = files.iter().map(|f| Ok(std::fs::metadata(f)?.len())).sum::<io::Result<u64>>()?;
     let bar = console.byte_bar("hashing", sizes);
     let hashed = files.iter().map(|file| hash_file(file, &bar).with_context(|| file.display().to_string())).collect();

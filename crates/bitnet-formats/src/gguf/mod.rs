@@ -9,6 +9,7 @@ mod writer;
 
 pub use metadata::{Array, Metadata, StringArray, Value};
 pub(crate) use reader::MAGIC;
+pub use split::parts;
 pub(crate) use split::{read_all, read_memory};
 pub use writer::{TensorSource, write};
 

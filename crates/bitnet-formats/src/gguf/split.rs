@@ -4,7 +4,7 @@ use super::{Contents, Metadata, reader::read, vocabulary};
 use crate::{FormatError, OpenOptions, Tensor, map::map};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Position, number of parts and number of tensors in all parts: written into every part.
 const KEYS: [&str; 3] = ["split.no", "split.count", "split.tensors.count"];
@@ -139,6 +139,16 @@ fn missing(error: FormatError, opened: &str, part_file: &str, part: u64, count: 
             format!("part {part} of {count} is missing: put {part_file} beside the other parts"),
         ),
         other => other,
+    }
+}
+
+/// The files of the model that `path` belongs to: `path` alone unless its name is that of a part of a split model.
+pub fn parts(path: &Path) -> Vec<PathBuf> {
+    match part_of(path) {
+        Some((stem, _, count)) => {
+            (1..=count).map(|i| path.with_file_name(format!("{stem}-{i:05}-of-{count:05}.gguf"))).collect()
+        }
+        None => vec![path.to_owned()],
     }
 }
 
