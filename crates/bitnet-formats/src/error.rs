@@ -41,6 +41,9 @@ pub enum FormatError {
         /// What is wrong.
         reason: String,
     },
+    /// The caller asked to stop.
+    #[error("cancelled")]
+    Cancelled,
     /// Bytes do not follow their encoding, or values do not fit the wanted one.
     #[error("{encoding}: {reason}")]
     Encoding {

@@ -15,6 +15,7 @@ use crate::rope::HeadRows;
 use crate::{Config, LoadOptions, ModelError, Tokenizer};
 use bitnet_formats::gguf::{self, Metadata, TensorSource};
 use bitnet_formats::{Checkpoint, Encoding, FormatError, I2sLayout, Tensor};
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::Path;
 use tensor::Content;
@@ -125,14 +126,14 @@ impl<'a> Export<'a> {
     }
 
     /// Writes the file: to a temporary name, then `check` on it, then the rename. `progress` hears bytes done and in
-    /// all.
+    /// all; when it returns false, the next tensor is not made and nothing is left behind.
     ///
     /// # Errors
     /// A plan with an impossible tensor, an output that cannot be written, or what `check` returns.
     pub fn write(
         &self,
         path: &Path,
-        progress: &mut dyn FnMut(u64, u64),
+        progress: &mut dyn FnMut(u64, u64) -> bool,
         check: &mut dyn FnMut(&Path) -> Result<(), FormatError>,
     ) -> Result<(), ModelError> {
         let mut impossible = self.tensors.iter().filter_map(|t| match &t.outcome {
@@ -146,13 +147,18 @@ impl<'a> Export<'a> {
             };
             return Err(ModelError::Config(format!("{} cannot become {}: {reason}{others}", first.name, first.to)));
         }
+        let go_on = Cell::new(true);
         let sources = self.tensors.iter().map(|t| TensorSource {
             name: t.name.clone(),
             shape: t.shape.clone(),
             encoding: t.to,
-            bytes: Box::new(|| t.content.make(t.to).map(|(bytes, _)| bytes)),
+            bytes: Box::new(|| match go_on.get() {
+                true => t.content.make(t.to).map(|(bytes, _)| bytes),
+                false => Err(FormatError::Cancelled),
+            }),
         });
-        Ok(gguf::write(path, &self.metadata, sources.collect(), progress, check)?)
+        let mut progress = |done, all| go_on.set(progress(done, all));
+        Ok(gguf::write(path, &self.metadata, sources.collect(), &mut progress, check)?)
     }
 }
 

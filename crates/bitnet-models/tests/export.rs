@@ -43,7 +43,7 @@ fn export(input: &Checkpoint, encoding: Encoding, output: &Path) -> Result<bool,
             _ => None,
         })
         .collect();
-    let written = plan.write(output, &mut |_, _| {}, &mut |_| Ok(()));
+    let written = plan.write(output, &mut |_, _| true, &mut |_| Ok(()));
     if reasons.is_empty() {
         written.unwrap();
         Ok(plan.is_exact())

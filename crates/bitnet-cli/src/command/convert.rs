@@ -1,6 +1,8 @@
 //! `bitnet convert`: any model that runs → one GGUF file in a chosen encoding.
 
 use crate::console::Console;
+use crate::failure::Interrupted;
+use crate::interrupt::Watch;
 use crate::model_args::{LoadArgs, ModelPath};
 use crate::numbers;
 use anyhow::bail;
@@ -78,18 +80,24 @@ pub(crate) fn run(args: &ConvertArgs, console: &Console) -> anyhow::Result<()> {
     }
     let bar = console.byte_bar("writing", export.tensors().iter().map(|t| t.bytes).sum());
     let mut verdict = None;
-    export.write(
+    let watch = Watch::start()?;
+    let written = export.write(
         &args.output,
         &mut |done, total| {
             bar.set_length(total);
             bar.set_position(done);
+            !watch.asked()
         },
         &mut |written| {
             bar.finish_and_clear();
             verdict = Some(check(&checkpoint, &load, written, export.is_exact())?);
-            Ok(())
+            if watch.asked() { Err(FormatError::Cancelled) } else { Ok(()) }
         },
-    )?;
+    );
+    if watch.asked() && written.is_err() {
+        return Err(Interrupted.into());
+    }
+    written?;
     let size = std::fs::metadata(&args.output).map(|m| numbers::bytes(m.len())).unwrap_or_default();
     console.say(format!("{}: {size}, {}", args.output.display(), verdict.unwrap_or_default()));
     Ok(())
