@@ -6,8 +6,35 @@
 //! # Ok::<(), bitnet::InferenceError>(())
 //! ```
 //!
+//! PATH is a GGUF file, a Hugging Face directory or a llama2.c file. Without any file there is a small story model
+//! inside this crate (feature `default-model`):
+//!
+//! ```
+//! use bitnet::{Checkpoint, Engine, EngineOptions, GenerateRequest, Sampling, default_model};
+//!
+//! let model = Checkpoint::from_gguf_bytes(default_model().into())?;
+//! let engine = Engine::from_checkpoint(&model, EngineOptions::default())?;
+//! let story = engine.generate("Once upon a time", 32)?;
+//! assert_eq!(story, engine.generate("Once upon a time", 32)?); // same seed, same text
+//!
+//! // Token by token, and continued without reading the past again:
+//! let mut session = engine.session();
+//! let mut text = String::from("The dragon");
+//! for words in [12, 6] {
+//!     let request = GenerateRequest { sampling: Sampling::greedy(), ..GenerateRequest::new(&text, words) };
+//!     let mut answer = session.generate(&request)?;
+//!     for event in &mut answer {
+//!         text.push_str(&event?.text); // leaving the loop cancels
+//!     }
+//!     println!("{:?}: {:?}", answer.finish_reason(), answer.usage());
+//! }
+//! # assert!(text.len() > "The dragon".len());
+//! # Ok::<(), bitnet::InferenceError>(())
+//! ```
+//!
 //! The rooms behind the facade are re-exported whole: [`formats`] (files and encodings), [`kernels`] (arithmetic),
-//! [`models`] (networks, tokenizers, chat templates) and [`inference`] (requests).
+//! [`models`] (networks, tokenizers, chat templates, export) and [`inference`] (requests).
+
 #![forbid(unsafe_code)]
 
 pub use bitnet_formats as formats;
@@ -25,12 +52,12 @@ pub use bitnet_inference::{
 };
 pub use bitnet_models::{ChatTemplate, LoadOptions, Message, Tokenizer};
 
-/// The small story model inside this library, a GGUF file (feature `default-model`). Its licence and origin stand in
-/// `assets/README.md`.
+/// The story model of `assets/`, a GGUF file: about 7 million parameters, English, short simple stories. Whose it is and
+/// how it was made stands in `assets/README.md`.
 #[cfg(feature = "default-model")]
 pub fn default_model() -> &'static [u8] {
-    // Tensors are used in place: they must lie in memory as aligned as they lie in the file.
-    #[repr(C, align(64))]
+    /// Weights are used where they lie, so the file begins on a cache line.
+    #[repr(align(64))]
     struct Aligned<T: ?Sized>(T);
     static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../assets/default.gguf"));
     &MODEL.0
