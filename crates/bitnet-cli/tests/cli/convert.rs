@@ -13,20 +13,40 @@ fn stories260k_reads_the_same_from_gguf() {
     assert_eq!(told, std::fs::read_to_string(expected).expect("readable"));
 }
 
+/// By `verify`: the same for models that compute the same bits.
+fn fingerprint(model: &str) -> serde_json::Value {
+    let fingerprint = json(&output(["verify", "--json", "--model", model]).succeeds())["fingerprint"].clone();
+    assert!(fingerprint.is_string());
+    fingerprint
+}
+
 #[test]
 fn a_ternary_model_goes_round_all_encodings_unchanged() {
-    let fingerprint =
-        |model: &str| json(&output(["verify", "--json", "--model", model]).succeeds())["fingerprint"].clone();
-    let Some(model) = shared("data/models/tiny-ternary-stories") else { return };
+    let Some(model) = shared("crossval/gguf/bitnet-tq2_0.gguf") else { return };
     let directory = tempfile::tempdir().expect("a temporary directory");
     let expected = fingerprint(text(&model));
     let mut last = model;
-    for encoding in ["i2_s", "i2_s"] {
+    for encoding in ["i2_s", "tq1_0", "q2_0", "pq2_0", "tq2_0"] {
         let next = directory.path().join(format!("{encoding}.gguf"));
         output(["convert", "--input", text(&last), "--output", text(&next), "--type", encoding]).succeeds();
         assert_eq!(fingerprint(text(&next)), expected, "{encoding}");
         last = next;
     }
+}
+
+#[test]
+fn master_weights_become_codes_that_compute_the_same() {
+    let Some(model) = shared("data/models/tiny-ternary-stories") else { return };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let out = directory.path().join("stories.gguf");
+    let converted = output(["convert", "--input", text(&model), "--output", text(&out), "--type", "i2_s"]);
+    converted.succeeds();
+    assert!(converted.notes().contains("same bits"), "{}", converted.notes());
+    assert_eq!(fingerprint(text(&out)), fingerprint(text(&model)));
+    // A scale that f16 cannot hold is not rounded.
+    let out = directory.path().join("rounded.gguf");
+    let notes = output(["convert", "--input", text(&model), "--output", text(&out), "--type", "tq2_0"]).fails(1);
+    assert!(notes.contains("f16") && notes.contains("I2_S") && !out.exists(), "{notes}");
 }
 
 #[test]
