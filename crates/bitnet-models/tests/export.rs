@@ -366,7 +366,7 @@ fn chosen_embeddings_are_rounded_and_the_plan_says_so() {
     assert!(matches!(table.outcome, Outcome::Rounded { largest_error } if largest_error > 0.0 && largest_error < 0.01));
     assert!(!plan.is_exact());
     let path = out.path().join("q8.gguf");
-    plan.write(&path, &mut |_, _| {}, &mut |_| Ok(())).unwrap();
+    plan.write(&path, &mut |_, _| true, &mut |_| Ok(())).unwrap();
     let likeness = likeness(&first, &path);
     assert!(!likeness.identical && likeness.cosine > 0.99, "{likeness:?}");
 }
