@@ -93,10 +93,11 @@ impl Shape {
         }
     }
 
-    fn metadata(&self) -> anyhow::Result<Metadata> {
-        const ARCH: &str = "bitnet-b1.58";
+    /// I2_S files are named for bitnet.cpp, the others for llama.cpp, which knows only `bitnet`.
+    fn metadata(&self, encoding: Encoding) -> anyhow::Result<Metadata> {
+        let arch = if matches!(encoding, Encoding::I2S(_)) { "bitnet-b1.58" } else { "bitnet" };
         let mut metadata = Metadata::new();
-        metadata.set("general.architecture", Value::String(ARCH.into()));
+        metadata.set("general.architecture", Value::String(arch.into()));
         metadata.set("general.name", Value::String(format!("synthetic-{}", self.name)));
         let sizes = [
             ("vocab_size", self.vocab),
@@ -109,11 +110,11 @@ impl Shape {
             ("attention.head_count_kv", self.kv_heads),
         ];
         for (key, size) in sizes {
-            metadata.set(format!("{ARCH}.{key}"), Value::U32(size.try_into()?));
+            metadata.set(format!("{arch}.{key}"), Value::U32(size.try_into()?));
         }
-        metadata.set(format!("{ARCH}.attention.layer_norm_rms_epsilon"), Value::F32(1e-5));
-        metadata.set(format!("{ARCH}.rope.freq_base"), Value::F32(500000.0));
-        metadata.set(format!("{ARCH}.hidden_activation"), Value::String("relu2".into()));
+        metadata.set(format!("{arch}.attention.layer_norm_rms_epsilon"), Value::F32(1e-5));
+        metadata.set(format!("{arch}.rope.freq_base"), Value::F32(500000.0));
+        metadata.set(format!("{arch}.hidden_activation"), Value::String("relu2".into()));
         metadata.set("general.quantization_version", Value::U32(2));
         for (key, value) in fixture_tokenizer::metadata(self.vocab)? {
             metadata.set(key, value);
@@ -151,7 +152,7 @@ pub(crate) fn write(size: Size, directory: &Path, encoding: Encoding) -> anyhow:
             tensors.push(ternary(Role::Block(layer, BlockRole::Weight(projection)), rows, cols, encoding));
         }
     }
-    gguf::write(&path, &shape.metadata()?, tensors, &mut |_, _| {}, &mut |_| Ok(()))?;
+    gguf::write(&path, &shape.metadata(encoding)?, tensors, &mut |_, _| {}, &mut |_| Ok(()))?;
     println!("{}", path.display());
     Ok(())
 }

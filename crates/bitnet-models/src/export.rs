@@ -145,7 +145,7 @@ impl<'a> Export<'a> {
                 0 => String::new(),
                 n => format!(" (and {n} more tensors)"),
             };
-            return Err(ModelError::Config(format!("{} cannot become {}: {reason}{others}", first.name, first.to)));
+            return Err(ModelError::Config(format!("{} cannot be converted: {reason}{others}", first.name)));
         }
         let go_on = Cell::new(true);
         let sources = self.tensors.iter().map(|t| TensorSource {

@@ -1,7 +1,7 @@
 //! Export: the file that comes out computes the same bits as what went in.
 
 use bitnet_formats::gguf::{self, Metadata, TensorSource, Value};
-use bitnet_formats::{Checkpoint, Encoding, I2sLayout, Scales, Ternary};
+use bitnet_formats::{Checkpoint, Encoding, I2sLayout, Scales, Source, Ternary};
 use bitnet_kernels::{Cpu, CpuOptions};
 use bitnet_models::export::{Export, ExportOptions, Likeness, Outcome, compare_logits};
 use bitnet_models::names::{BlockRole, Naming, Projection, Role};
@@ -49,7 +49,7 @@ fn export(input: &Checkpoint, encoding: Encoding, output: &Path) -> Result<bool,
         Ok(plan.is_exact())
     } else {
         let message = written.unwrap_err().to_string();
-        assert!(message.contains("cannot become") && !output.exists(), "{message}");
+        assert!(message.contains("cannot be converted") && !output.exists(), "{message}");
         Err(reasons)
     }
 }
@@ -331,6 +331,14 @@ fn the_lossless_chain_keeps_bytes_and_logits() {
 
     for stage in ["tq2.gguf", "tq1.gguf", "packed", "last.gguf"] {
         assert_same_logits(&first, &path(stage));
+    }
+    // Each file is named as the readers of its encoding know it.
+    for (stage, name) in [("tq2.gguf", "bitnet"), ("tq1.gguf", "bitnet"), ("last.gguf", "bitnet-b1.58")] {
+        let Source::Gguf(metadata) = open(&path(stage)).source else { panic!("{stage} is no GGUF") };
+        assert_eq!(metadata.string("general.architecture").unwrap(), Some(name), "{stage}");
+        let keys: Vec<&str> = metadata.entries().iter().map(|(key, _)| key.as_str()).collect();
+        let strange = keys.iter().find(|k| k.starts_with("bitnet-b1.58.") != (name != "bitnet") && k.contains("block"));
+        assert_eq!(strange, None, "{stage}");
     }
     let last = open(&path("last.gguf"));
     assert_eq!(first.tensors.len(), last.tensors.len());

@@ -119,7 +119,7 @@ impl Encoding {
         };
         if !cols.is_multiple_of(block) {
             let advice = if self.is_ternary() {
-                "; I2_S (columns in multiples of 128) or Q2_0 (multiples of 64) may fit, F16 always does"
+                "; choose I2_S (columns in multiples of 128), Q2_0 (multiples of 64) or F32"
             } else {
                 ""
             };

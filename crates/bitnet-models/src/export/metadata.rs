@@ -20,9 +20,12 @@ pub(super) fn of(
     notes: &mut Vec<String>,
 ) -> Result<Metadata, ModelError> {
     let mut metadata = Metadata::new();
+    let architecture = architecture(checkpoint, config, options.encoding)?;
     if let Source::Gguf(source) = &checkpoint.source {
+        let renamed = architecture != config.architecture;
         let dropped = |key: &str| {
             key.starts_with("split.")
+                || (renamed && key.starts_with(&format!("{}.", config.architecture)))
                 || matches!(key, "general.alignment" | "general.file_type" | "general.quantization_version")
                 || (options.tokenizer.is_some() && key.starts_with("tokenizer."))
         };
@@ -33,7 +36,7 @@ pub(super) fn of(
     // A model without a name takes that of its directory or file.
     let stem = || Some(std::path::absolute(&checkpoint.path).ok()?.file_stem()?.to_string_lossy().into_owned());
     let name = config.name.clone().or_else(stem);
-    network(&mut metadata, architecture(checkpoint, config)?, name, config)?;
+    network(&mut metadata, &architecture, name, config)?;
     if let Some(file_type) = file_type(options.encoding) {
         metadata.set("general.file_type", Value::U32(file_type));
     }
@@ -43,20 +46,24 @@ pub(super) fn of(
 }
 
 /// The architecture's name in GGUF.
-fn architecture<'a>(checkpoint: &Checkpoint, config: &'a Config) -> Result<&'a str, ModelError> {
-    Ok(match (&checkpoint.source, config.sub_norms, config.qk_norms, config.post_norms) {
-        (Source::Gguf(_), ..) => &config.architecture,
-        // `bitnet-b1.58` means relu², `bitnet` SiLU to readers that do not know hidden_activation.
-        (_, true, false, false) if config.activation == Activation::Relu2 => "bitnet-b1.58",
-        (_, true, false, false) => "bitnet",
-        (_, false, false, false) => "llama",
-        (_, false, true, false) => "qwen3",
-        (_, false, true, true) => "gemma3",
+fn architecture(checkpoint: &Checkpoint, config: &Config, encoding: Encoding) -> Result<String, ModelError> {
+    let name = match (config.sub_norms, config.qk_norms, config.post_norms) {
+        // I2_S is for bitnet.cpp, where `bitnet-b1.58` means relu² and `bitnet` SiLU. All other encodings are for
+        // llama.cpp, which knows only `bitnet` and tells the activation by `hidden_activation`.
+        (true, false, false) => match (encoding, config.activation) {
+            (Encoding::I2S(_), Activation::Relu2) => "bitnet-b1.58",
+            _ => "bitnet",
+        },
+        _ if matches!(checkpoint.source, Source::Gguf(_)) => &config.architecture,
+        (false, false, false) => "llama",
+        (false, true, false) => "qwen3",
+        (false, true, true) => "gemma3",
         _ => {
             let reason = format!("no GGUF architecture has the norms of {}", config.architecture);
             return Err(ModelError::Config(reason));
         }
-    })
+    };
+    Ok(name.to_string())
 }
 
 /// What [`Config::read`] needs to arrive at the same configuration.
@@ -179,7 +186,7 @@ fn tokenizer(
                 {
                     return Err(error);
                 }
-                notes.push(format!("the file will have no tokenizer: {error}"));
+                notes.push(format!("the file will have no tokenizer ({error})"));
                 return Ok(());
             }
         },
