@@ -32,7 +32,7 @@ fn stories260k_greedy_200() {
                 true
             })
             .expect(file);
-        assert_eq!(text.as_bytes().len(), 464, "{file}: {text}");
+        assert_eq!(text.len(), 464, "{file}: {text}");
         assert_eq!(text.as_bytes(), expected, "{file}: {text}");
     }
 }

@@ -20,8 +20,8 @@
 //! // Token by token, and continued without reading the past again:
 //! let mut session = engine.session();
 //! let mut text = String::from("The dragon");
-//! for words in [12, 6] {
-//!     let request = GenerateRequest { sampling: Sampling::greedy(), ..GenerateRequest::new(&text, words) };
+//! for tokens in [12, 6] {
+//!     let request = GenerateRequest { sampling: Sampling::greedy(), ..GenerateRequest::new(&text, tokens) };
 //!     let mut answer = session.generate(&request)?;
 //!     for event in &mut answer {
 //!         text.push_str(&event?.text); // leaving the loop cancels
@@ -50,6 +50,8 @@ pub use bitnet_inference::{
 pub use bitnet_inference::{
     FinishReason, GenerateRequest, InferenceError, Prompt, Sampling, TokenEvent, TokenLogprob, Usage,
 };
+pub use bitnet_kernels::{Cpu, CpuOptions, Isa, read_bandwidth};
+pub use bitnet_models::export::{Export, ExportOptions};
 pub use bitnet_models::{ChatTemplate, LoadOptions, Message, Tokenizer};
 
 /// The story model of `assets/`, a GGUF file: about 7 million parameters, English, short simple stories. Whose it is and
