@@ -1,7 +1,7 @@
 //! Export: the file that comes out computes the same bits as what went in.
 
 use bitnet_formats::gguf::{self, Metadata, TensorSource, Value};
-use bitnet_formats::{Checkpoint, Encoding, I2sLayout, Scales, Source, Ternary};
+use bitnet_formats::{Checkpoint, Encoding, FormatError, I2sLayout, Scales, Source, Ternary};
 use bitnet_kernels::{Cpu, CpuOptions};
 use bitnet_models::export::{Export, ExportOptions, Likeness, Outcome, compare_logits};
 use bitnet_models::names::{BlockRole, Naming, Projection, Role};
@@ -377,4 +377,25 @@ fn chosen_embeddings_are_rounded_and_the_plan_says_so() {
     plan.write(&path, &mut |_, _| true, &mut |_| Ok(())).unwrap();
     let likeness = likeness(&first, &path);
     assert!(!likeness.identical && likeness.cosine > 0.99, "{likeness:?}");
+}
+
+#[test]
+fn a_cancelled_export_leaves_the_old_file_and_nothing_else() {
+    let out = tempfile::tempdir().unwrap();
+    write_gguf(&network(), &out.path().join("first.gguf"));
+    let first = open(&out.path().join("first.gguf"));
+    let load = LoadOptions::default();
+    let options = ExportOptions { encoding: I2S, embedding: None, tokenizer: None, load: &load };
+    let path = out.path().join("second.gguf");
+    std::fs::write(&path, "old").unwrap();
+    let mut heard = 0;
+    let mut progress = |_, _| {
+        heard += 1;
+        heard < 3
+    };
+    let cancelled = Export::plan(&first, &options).unwrap().write(&path, &mut progress, &mut |_| Ok(()));
+    assert!(matches!(cancelled, Err(ModelError::Format(FormatError::Cancelled))), "{cancelled:?}");
+    assert_eq!(heard, 3, "no tensor was made after the wish");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
+    assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 2);
 }
