@@ -70,6 +70,10 @@ fn check_2_lying_counts() {
     // one more than there are: runs into what follows
     assert!(open(&example(|f| f.pair_count = Some(4))).is_err());
     assert!(open(&example(|f| f.tensor_count = Some(2))).is_err());
+    // true, and still no model
+    let pairs = |count: usize| example(|f| f.pairs = (0..count).map(|i| pair(&format!("k{i}"), 7, &[1])).collect());
+    assert!(open(&pairs(1 << 14)).is_ok());
+    assert_refused(&pairs((1 << 14) + 1), &["16385 metadata pairs", "16384 allowed"]);
 }
 
 #[test]

@@ -11,6 +11,8 @@ use std::collections::HashSet;
 pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
 /// Elements of one array, as in llama.cpp.
 const MAX_ARRAY: u64 = 1 << 30;
+/// Key–value pairs of one file: published ones have dozens. Lookups are linear, so a lie of millions would cost hours.
+const MAX_PAIRS: u64 = 1 << 14;
 /// The smallest key–value pair: length of the key, type, one byte of value.
 const MIN_PAIR: u64 = 13;
 /// The smallest tensor entry: length of the name, dimension count, type, offset.
@@ -30,6 +32,10 @@ pub(crate) fn read(file: &str, bytes: &Bytes, options: &OpenOptions) -> Result<C
              file is damaged or cut off",
             bytes.len()
         )));
+    }
+    if pair_count > MAX_PAIRS {
+        let reason = format!("declares {pair_count} metadata pairs, more than the {MAX_PAIRS} allowed");
+        return Err(cursor.error(reason));
     }
     let metadata = cursor.metadata(version, pair_count)?;
     let alignment = alignment(&metadata)?;
