@@ -229,6 +229,14 @@ impl<'a> Loader<'a> {
             }
             ProjectionForm::Master => {
                 self.expect_shape(tensor, rows, cols)?;
+                if let Some(scale) = scale {
+                    // transformers saves unpacked codes like this; absmean would put its own scale in place of theirs
+                    return Err(self.refuse(
+                        scale,
+                        "stands beside weights that are not packed (uint8): is their scale inside or not? Use the \
+                         original packed checkpoint or the master weights",
+                    ));
+                }
                 let master = self.finite(tensor, rows, cols)?;
                 let mut ternary = Ternary::absmean(&master, rows, cols)?;
                 if let Some(order) = order {

@@ -5,12 +5,12 @@
 mod synthetic;
 
 use bitnet_formats::gguf::{Array, StringArray, Value};
-use bitnet_formats::{Checkpoint, Encoding, I2sLayout, Source, safetensors::HfConfig};
+use bitnet_formats::{Checkpoint, Encoding, I2sLayout, Source, Tensor, safetensors::HfConfig};
 use bitnet_kernels::{Activation, Cpu, CpuOptions, RopeStyle};
 use bitnet_models::{Activations, Config, LoadOptions, Model, Pooling, ProjectionForm, catalogue};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use synthetic::{SMALL, Sizes, Synthetic};
 
 const I2S: Encoding = Encoding::I2S(I2sLayout::X86);
@@ -123,6 +123,28 @@ fn damaged_numbers() {
         },
         &["token_embd.weight", "I2_S"],
     );
+}
+
+/// transformers saves packed checkpoints it has unpacked as codes in floats, with the scale still beside them.
+#[test]
+fn a_scale_beside_master_weights() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/crossval/bitnet-2b4t-online");
+    if !dir.exists() {
+        eprintln!("SKIPPED: {} does not exist", dir.display());
+        return;
+    }
+    let mut checkpoint = Checkpoint::open(&dir).unwrap();
+    let error = |checkpoint: &Checkpoint| {
+        let cpu = Cpu::new(CpuOptions { threads: Some(1), isa: None }).unwrap();
+        Model::load(checkpoint, cpu, &LoadOptions::default()).err().map(|e| e.to_string())
+    };
+    assert_eq!(error(&checkpoint), None);
+    let name = "model.layers.0.mlp.up_proj.weight_scale".to_string();
+    let bytes = 0.5f32.to_le_bytes().to_vec().into();
+    let scale = Tensor { name: name.clone(), shape: vec![1], encoding: Encoding::F32, bytes };
+    checkpoint.tensors.insert(name.clone(), scale);
+    let error = error(&checkpoint).expect("the scale was ignored");
+    assert!(error.contains(&name) && error.contains("not packed"), "{error}");
 }
 
 #[test]
