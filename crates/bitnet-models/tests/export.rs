@@ -166,6 +166,22 @@ fn the_embedded_model_is_what_export_makes() {
 }
 
 #[test]
+fn a_nameless_model_takes_the_whole_name_of_its_directory() {
+    let Some(dir) = shared("crossval/llama-dense") else { return };
+    let out = tempfile::tempdir().unwrap();
+    let copy = out.path().join("model-1.58bit");
+    std::fs::create_dir(&copy).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(dir.join(file), copy.join(file)).unwrap();
+    }
+    let load = LoadOptions::default();
+    let options = ExportOptions { encoding: Encoding::F32, embedding: None, tokenizer: None, load: &load };
+    let input = open(&copy);
+    let plan = Export::plan(&input, &options).unwrap();
+    assert_eq!(plan.metadata().string("general.name").unwrap(), Some("model-1.58bit"));
+}
+
+#[test]
 fn layouts_that_no_file_can_state_are_refused() {
     let out = tempfile::tempdir().unwrap();
     write_gguf(&network(), &out.path().join("first.gguf"));

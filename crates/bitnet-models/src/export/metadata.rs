@@ -33,9 +33,7 @@ pub(super) fn of(
             metadata.set(key, value.clone());
         }
     }
-    // A model without a name takes that of its directory or file.
-    let stem = || Some(std::path::absolute(&checkpoint.path).ok()?.file_stem()?.to_string_lossy().into_owned());
-    let name = config.name.clone().or_else(stem);
+    let name = config.name.clone().or_else(|| name_of_path(checkpoint));
     network(&mut metadata, &architecture, name, config)?;
     if let Some(file_type) = file_type(options.encoding) {
         metadata.set("general.file_type", Value::U32(file_type));
@@ -43,6 +41,13 @@ pub(super) fn of(
     metadata.set("general.quantization_version", Value::U32(2));
     tokenizer(&mut metadata, checkpoint, config, options, notes)?;
     Ok(metadata)
+}
+
+/// A model without a name takes that of its directory, where a dot belongs to the name, or of its file.
+fn name_of_path(checkpoint: &Checkpoint) -> Option<String> {
+    let path = std::path::absolute(&checkpoint.path).ok()?;
+    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    Some(name?.to_string_lossy().into_owned())
 }
 
 /// The architecture's name in GGUF.
