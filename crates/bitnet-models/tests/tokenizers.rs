@@ -311,6 +311,20 @@ fn damaged_and_foreign_files_are_refused() {
     assert!(Tokenizer::open(Path::new("no-such-file")).unwrap_err().to_string().contains("no-such-file"));
 }
 
+#[test]
+fn added_tokens_beyond_a_gap_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
+    write("vocab.json", r#"{"a": 0, "b": 1, "ab": 2}"#);
+    write("merges.txt", "#version: 0.2\na b\n");
+    write("added_tokens.json", r#"{"<end>": 3}"#);
+    let how = Encoding { bos: None, special: true };
+    assert_eq!(Tokenizer::open(directory.path()).unwrap().encode("aba<end>", how).unwrap(), [2, 0, 3]);
+    write("added_tokens.json", r#"{"<end>": 4}"#);
+    let error = Tokenizer::open(directory.path()).unwrap_err().to_string();
+    assert!(error.contains("3 tokens") && error.contains("\"<end>\" has id 4"), "{error}");
+}
+
 fn metadata_of(tokenizer: &Tokenizer) -> gguf::Metadata {
     let mut metadata = gguf::Metadata::new();
     metadata.set("general.architecture", gguf::Value::String("bitnet-b1.58".into()));

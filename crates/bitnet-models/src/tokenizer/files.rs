@@ -100,12 +100,15 @@ fn vocab_and_merges(directory: &Path) -> Result<Tokenizer, ModelError> {
     }
     let mut kinds = vec![Kind::Normal; texts.len()];
     for (id, text, special) in &settings.added {
-        let id = *id as usize;
-        if id == texts.len() {
+        let (id, tokens) = (*id as usize, texts.len());
+        if id > tokens {
+            return Err(error(&path, format!("{tokens} tokens, but the added token {text:?} has id {id}")));
+        }
+        if id == tokens {
             texts.push(Some(text));
             kinds.push(Kind::UserDefined);
         }
-        if id < texts.len() && *special {
+        if *special {
             kinds[id] = Kind::Control;
         }
     }
