@@ -2,7 +2,7 @@
 //!
 //! The catalogue speaks only where metadata is silent or known to be wrong, and says so in a note.
 
-use crate::config::ProjectionForm;
+use crate::config::{Activations, ProjectionForm};
 use crate::{Config, LoadOptions};
 use bitnet_formats::{Checkpoint, Source};
 use bitnet_kernels::Activation;
@@ -33,6 +33,8 @@ pub struct Entry {
     pub shape: Shape,
     /// The activation it was trained with, where GGUF files omit or misstate it.
     pub activation: Option<Activation>,
+    /// Trained with int8 activations, for files whose architecture and encoding (TQ1_0, TQ2_0) do not say so.
+    pub int8: bool,
     /// Pre-tokenizer, for files that lack `tokenizer.ggml.pre`.
     pub pre_tokenizer: Option<&'static str>,
     /// Tokens that end an answer, by literal text.
@@ -60,7 +62,16 @@ const fn shape(hidden: usize, ffn: usize, layers: usize, heads: usize, kv_heads:
 }
 
 const fn entry(name: &'static str, shape: Shape) -> Entry {
-    Entry { name, shape, activation: None, pre_tokenizer: None, stop: &[], chat_template: None, sha256: &[] }
+    Entry {
+        name,
+        shape,
+        activation: None,
+        int8: false,
+        pre_tokenizer: None,
+        stop: &[],
+        chat_template: None,
+        sha256: &[],
+    }
 }
 
 const fn one_bit_llm(name: &'static str, shape: Shape) -> Entry {
@@ -69,6 +80,7 @@ const fn one_bit_llm(name: &'static str, shape: Shape) -> Entry {
 
 const fn falcon3(name: &'static str, shape: Shape) -> Entry {
     Entry {
+        int8: true,
         pre_tokenizer: Some("falcon3"),
         stop: &["<|endoftext|>"],
         chat_template: Some(FALCON3_TEMPLATE),
@@ -78,6 +90,7 @@ const fn falcon3(name: &'static str, shape: Shape) -> Entry {
 
 const fn falcon_e(name: &'static str, shape: Shape) -> Entry {
     Entry {
+        int8: true,
         pre_tokenizer: Some("falcon_e"),
         stop: &["<|im_end|>", "<|endoftext|>"],
         chat_template: Some(CHATML_TEMPLATE),
@@ -103,6 +116,7 @@ pub static ENTRIES: &[Entry] = &[
     one_bit_llm("bitnet_b1_58-xl", shape(2048, 5460, 24, 32, 32, 32002)),
     one_bit_llm("bitnet_b1_58-3B", shape(3200, 8640, 26, 32, 32, 32002)),
     Entry {
+        int8: true,
         pre_tokenizer: Some("llama-bpe"),
         stop: &["<|end_of_text|>", "<|eot_id|>"],
         ..entry("Llama3-8B-1.58-100B-tokens", shape(4096, 14336, 32, 32, 8, 128256))
@@ -144,9 +158,14 @@ impl Shape {
 /// Overrides metadata that published files are known to have wrong.
 pub(crate) fn correct(config: &mut Config, checkpoint: &Checkpoint, notes: &mut Vec<String>) {
     let entry = find(Shape::of(config));
+    // Many ternary models have the shape of a dense one (Qwen3, Falcon3, Llama 3), which is not theirs to name.
+    let encoded = checkpoint.tensors.values().any(|t| t.encoding.is_ternary());
+    let ternary = encoded || config.projections != ProjectionForm::AsStored;
     if let Some(entry) = entry {
         notes.push(format!("shape of the published model {}", entry.name));
-        config.name.get_or_insert_with(|| entry.name.to_string());
+        if ternary {
+            config.name.get_or_insert_with(|| entry.name.to_string());
+        }
     }
     match &checkpoint.source {
         Source::Gguf(metadata) => {
@@ -166,6 +185,13 @@ pub(crate) fn correct(config: &mut Config, checkpoint: &Checkpoint, notes: &mut 
                     entry.map_or("a 1bitLLM model", |e| e.name),
                 ));
                 config.activation = known;
+            }
+            if let Some(entry) = entry.filter(|e| e.int8 && encoded)
+                && config.activations == Activations::Float
+                && metadata.get("bitnet.activations").is_none()
+            {
+                notes.push(format!("{} is trained with int8 activations: used so", entry.name));
+                config.activations = Activations::Int8;
             }
         }
         Source::HuggingFace(hf) => {

@@ -1,4 +1,5 @@
-//! The shape and the choices of a network, read from metadata and never guessed from tensors.
+//! The shape and the choices of a network. The shape comes from metadata, never from tensors; which optional tensors
+//! there are and how they are encoded says what metadata leaves out (a head of its own, norms inside projections, int8).
 
 mod gguf;
 mod huggingface;

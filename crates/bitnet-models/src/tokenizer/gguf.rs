@@ -146,9 +146,9 @@ fn template(own: Option<&str>, known: Option<&Entry>, notes: &mut Vec<String>) -
             Some(BITNET_2B4T_TEMPLATE.into())
         }
         Some(own) => Some(own.into()),
-        None => known.and_then(|k| {
-            notes.push(format!("the file has no chat template; took the one of {}", k.name));
-            k.chat_template.map(String::from)
+        None => known.and_then(|k| Some((k.name, k.chat_template?))).map(|(name, template)| {
+            notes.push(format!("the file has no chat template; took the one of {name}"));
+            template.into()
         }),
     }
 }
