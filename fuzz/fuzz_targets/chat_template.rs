@@ -10,7 +10,7 @@ fuzz_target!(|source: &str| {
     let messages = [message("system", "Be brief."), message("user", "{{ 1 }} héllo"), message("assistant", "Hi")];
     for generation_prompt in [false, true] {
         if let Ok(text) = template.render(&messages, generation_prompt) {
-            assert!(text.len() <= 16 << 20);
+            assert!(text.len() <= 5 * (32 << 20)); // the budget of a rendering, all of it escapes
         }
     }
 });

@@ -65,6 +65,23 @@ fn extensions_of_transformers() {
     assert!(ChatTemplate::new("{% for %}", "", "").is_err());
 }
 
+/// What costs one instruction to print counts like any other text.
+#[test]
+fn short_texts_and_numbers_count() {
+    let repeated = |what: &str, times: usize| {
+        let source =
+            format!("{{% for i in range({times}) %}}{{% for j in range(100) %}}{what}{{% endfor %}}{{% endfor %}}");
+        render(&source, &[])
+    };
+    let short = "x".repeat(60);
+    assert_eq!(repeated(&short, 100).unwrap().len(), 100 * 100 * 60);
+    assert_eq!(repeated("{{ 1e308 }}", 100).unwrap().len(), 100 * 100 * 311);
+    for (what, times) in [(short.repeat(10).as_str(), 600), ("{{ 1e308 }}", 1500)] {
+        let error = repeated(what, times).unwrap_err();
+        assert!(error.contains("33554432 bytes"), "{error}");
+    }
+}
+
 #[test]
 fn hostile_templates_end_soon_with_an_error() {
     let hostile = [

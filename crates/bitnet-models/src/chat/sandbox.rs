@@ -15,12 +15,11 @@ const FUEL: u64 = 1_000_000;
 const RECURSION: usize = 100;
 /// Nesting of lists and maps.
 const DEPTH: usize = 64;
-/// Bytes that all values of one rendering may have together, and its output at most.
+/// Bytes that all values of one rendering and its output may have together, as text. (A list prints its texts with
+/// escapes, which can make five bytes of one.)
 const BUDGET: u64 = 32 << 20;
 /// What an element of a list or a map counts beside its content.
 const ELEMENT: u64 = 32;
-/// Text shorter than this is paid for by the instruction that emits it.
-const SHORT: usize = 64;
 
 /// Words in one tag, and `elif` in all.
 const TAG: usize = 1000;
@@ -149,7 +148,7 @@ fn paying<'s>(code: &Instructions<'s>, source: &'s str) -> Instructions<'s> {
     let mut next = 0u32;
     for instruction in &all {
         starts.push(next);
-        next += 1 + if long(instruction).is_some() { 3 } else { u32::from(makes_a_value(instruction)) };
+        next += 1 + if literal(instruction).is_some() { 3 } else { u32::from(makes_a_value(instruction)) };
     }
     starts.push(next);
     let moved = |target: u32| starts.get(target as usize).copied().unwrap_or(next);
@@ -160,7 +159,7 @@ fn paying<'s>(code: &Instructions<'s>, source: &'s str) -> Instructions<'s> {
             (None, Some(line)) => out.add_with_line(instruction, line as u16),
             (None, None) => out.add(instruction),
         };
-        if let Some(bytes) = long(instruction) {
+        if let Some(bytes) = literal(instruction) {
             add(Instruction::LoadConst(Value::from(bytes)));
             add(Instruction::CallFunction(PAY_TEXT, Some(1)));
             add(Instruction::DiscardTop);
@@ -181,9 +180,9 @@ fn paying<'s>(code: &Instructions<'s>, source: &'s str) -> Instructions<'s> {
     out
 }
 
-/// The length of a literal text that must be paid for.
-fn long(instruction: &Instruction<'_>) -> Option<usize> {
-    if let Instruction::EmitRaw(text) = instruction { Some(text.len()).filter(|&len| len > SHORT) } else { None }
+/// The length of a literal text, which must be paid for.
+fn literal(instruction: &Instruction<'_>) -> Option<usize> {
+    if let Instruction::EmitRaw(text) = instruction { Some(text.len()) } else { None }
 }
 
 /// Instructions after which the top of the stack is a new value that may be large or deep.
@@ -228,6 +227,7 @@ fn add_cost(value: &Value, depth: usize, total: &mut u64) -> Result<(), Error> {
     }
     match value.kind() {
         ValueKind::String => *total += value.as_str().unwrap_or_default().len() as u64,
+        ValueKind::Number => *total += value.to_string().len() as u64, // 1e308 is written with all its zeros
         ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => {
             for key in value.try_iter()? {
                 *total += ELEMENT;
