@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// Longest header, as in the reference reader.
 const MAX_HEADER: u64 = 100_000_000;
-/// Longest JSON file beside the tensors.
-const MAX_JSON: u64 = 100_000_000;
+/// Longest JSON file beside the tensors. Parsed it takes up to sixteen times its size.
+const MAX_JSON: u64 = 32 << 20;
 
 /// A Hugging Face directory.
 #[derive(Clone, Debug)]

@@ -131,6 +131,9 @@ fn hugging_face_directories() {
     assert_path_refused(dir.path(), &["config.json", "expected a JSON object"]);
     put("config.json", "[".repeat(100_000).as_bytes());
     assert_path_refused(dir.path(), &["config.json", "not valid JSON", "recursion limit"]);
+    // zeros that take no room on the disk
+    std::fs::File::create(dir.path().join("config.json")).unwrap().set_len((32 << 20) + 1).unwrap();
+    assert_path_refused(dir.path(), &["config.json", "33554433 bytes", "33554432 allowed"]);
     put("config.json", br#"{"a": 1, "model_type": "bitnet", "a": 2}"#);
     assert_path_refused(dir.path(), &["neither model.safetensors nor", "convert"]);
 

@@ -8,10 +8,6 @@ use bitnet_formats::gguf::{Array, Metadata, StringArray, Value};
 use bitnet_formats::{Checkpoint, Encoding, I2sLayout, Source};
 use bitnet_kernels::Activation;
 
-/// Files of a Hugging Face directory that hold a tokenizer: if one is there and unusable, that is an error.
-const TOKENIZER_FILES: [&str; 5] =
-    ["tokenizer.json", "tokenizer.model", "tokenizer.tiktoken", "qwen.tiktoken", "vocab.json"];
-
 /// All metadata. Keys of a GGUF source are kept unless they describe what the export changes.
 pub(super) fn of(
     checkpoint: &Checkpoint,
@@ -186,8 +182,9 @@ fn tokenizer(
                 &beside
             }
             Err(error) => {
+                // one that is there and unusable is an error
                 if let Source::HuggingFace(hf) = source
-                    && TOKENIZER_FILES.iter().any(|file| hf.dir.join(file).exists())
+                    && crate::tokenizer::FILES.iter().any(|file| hf.dir.join(file).exists())
                 {
                     return Err(error);
                 }

@@ -10,18 +10,24 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::path::Path;
 
+/// Names of tokenizer files in a Hugging Face directory, the first found is taken. `vocab.json` goes with `merges.txt`.
+pub(crate) const FILES: [&str; 5] =
+    ["tokenizer.json", "tokenizer.model", "tokenizer.tiktoken", "qwen.tiktoken", "vocab.json"];
+
 /// No published tokenizer file is near this size.
 const MAX_FILE: u64 = 256 << 20;
+/// Nor a file of settings near this one; parsed it takes up to sixteen times its size.
+const MAX_SETTINGS: u64 = 32 << 20;
 
 fn error(path: &Path, problem: impl std::fmt::Display) -> ModelError {
     ModelError::Tokenizer(format!("{}: {problem}", path.display()))
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
+fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, ModelError> {
     let io = |source| FormatError::Io { path: path.to_owned(), source };
     let len = std::fs::metadata(path).map_err(io)?.len();
-    if len > MAX_FILE {
-        return Err(error(path, format!("{len} bytes; a tokenizer file has at most {MAX_FILE}")));
+    if len > most {
+        return Err(error(path, format!("{len} bytes; such a file has at most {most}")));
     }
     Ok(std::fs::read(path).map_err(io)?)
 }
@@ -31,7 +37,7 @@ fn read_json(path: &Path) -> Result<Value, ModelError> {
     if !path.is_file() {
         return Ok(Value::Null);
     }
-    serde_json::from_slice(&read_file(path)?).map_err(|e| error(path, e))
+    serde_json::from_slice(&read_file(path, MAX_SETTINGS)?).map_err(|e| error(path, e))
 }
 
 /// Opens any tokenizer file or a directory; the kind is told by content.
@@ -45,7 +51,7 @@ pub(super) fn open(path: &Path) -> Result<Tokenizer, ModelError> {
     if matches!(&start[..read], b"GGUF" | b"FUGG") {
         return Tokenizer::from_checkpoint(&Checkpoint::open(path)?);
     }
-    let bytes = read_file(path)?;
+    let bytes = read_file(path, MAX_FILE)?;
     let directory = path.parent().unwrap_or(path);
     let opened = if bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{') {
         if path.file_name().is_some_and(|name| name == "vocab.json") {
@@ -73,23 +79,17 @@ pub(super) fn open(path: &Path) -> Result<Tokenizer, ModelError> {
 
 /// The tokenizer of a Hugging Face directory.
 pub(super) fn open_directory(directory: &Path) -> Result<Tokenizer, ModelError> {
-    const NAMES: [&str; 4] = ["tokenizer.json", "tokenizer.model", "tokenizer.tiktoken", "qwen.tiktoken"];
-    for name in NAMES {
-        let path = directory.join(name);
-        if path.is_file() {
-            return open(&path);
-        }
+    match FILES.iter().map(|name| directory.join(name)).find(|path| path.is_file()) {
+        Some(path) => open(&path),
+        None => Err(error(directory, format!("no tokenizer: none of {} with merges.txt", FILES.join(", ")))),
     }
-    if directory.join("vocab.json").is_file() {
-        return vocab_and_merges(directory);
-    }
-    Err(error(directory, format!("no tokenizer: none of {}, vocab.json with merges.txt", NAMES.join(", "))))
 }
 
 /// GPT-2's pair of files.
 fn vocab_and_merges(directory: &Path) -> Result<Tokenizer, ModelError> {
     let path = directory.join("vocab.json");
-    let ids: HashMap<String, u32> = serde_json::from_slice(&read_file(&path)?).map_err(|e| error(&path, e))?;
+    let ids: HashMap<String, u32> =
+        serde_json::from_slice(&read_file(&path, MAX_FILE)?).map_err(|e| error(&path, e))?;
     let settings = Settings::read(directory)?;
     let mut texts: Vec<Option<&str>> = vec![None; ids.len()];
     for (text, &id) in &ids {
@@ -117,7 +117,7 @@ fn vocab_and_merges(directory: &Path) -> Result<Tokenizer, ModelError> {
     let vocabulary = Vocabulary::new(Spelling::ByteLevel, StringTable::try_from(all.as_slice())?, kinds)?;
 
     let path = directory.join("merges.txt");
-    let merges = read_file(&path)?;
+    let merges = read_file(&path, MAX_FILE)?;
     let mut pairs = StringTable::with_capacity(0, merges.len());
     for (number, line) in merges.split(|&b| b == b'\n').enumerate() {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -155,7 +155,7 @@ impl Settings {
         let token = |key: &str| config[key].as_str().or(config[key]["content"].as_str()).map(String::from);
         let jinja = directory.join("chat_template.jinja");
         let template = if jinja.is_file() {
-            Some(String::from_utf8(read_file(&jinja)?).map_err(|_| error(&jinja, "not UTF-8"))?)
+            Some(String::from_utf8(read_file(&jinja, MAX_SETTINGS)?).map_err(|_| error(&jinja, "not UTF-8"))?)
         } else {
             named_template(&config["chat_template"])
         };

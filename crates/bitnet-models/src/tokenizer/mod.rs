@@ -15,6 +15,7 @@ mod string_table;
 mod tiktoken;
 mod vocabulary;
 
+pub(crate) use files::FILES;
 pub use stream::DecodeStream;
 
 use crate::{ChatTemplate, ModelError, catalogue};
