@@ -16,7 +16,7 @@ pub enum FormatError {
     /// The container is damaged, lying or not of the expected kind.
     #[error("{file}: {reason}")]
     Container {
-        /// File name (or "<memory>").
+        /// File name (or `<memory>`).
         file: String,
         /// What is wrong, with offsets and values.
         reason: String,

@@ -14,7 +14,7 @@ pub struct Run {
     pub len: usize,
     /// Row of the first token in the batch (rows of all runs follow each other).
     pub row: usize,
-    /// Where the sequence's page ids stand in [`Batch::page_table`]; they cover positions `0..start + len`.
+    /// Where the sequence's page ids stand in the batch's page table; they cover positions `0..start + len`.
     pub pages: Range<usize>,
 }
 

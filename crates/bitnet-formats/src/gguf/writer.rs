@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-/// One tensor for [`write`]: its bytes are produced when their turn comes, so that a model larger than memory can be
+/// One tensor for [`write()`]: its bytes are produced when their turn comes, so that a model larger than memory can be
 /// converted.
 pub struct TensorSource<'a> {
     /// Name.
