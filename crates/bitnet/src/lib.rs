@@ -37,13 +37,15 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(not(feature = "cpu"))]
+compile_error!("choose a backend: enable the feature `cpu`");
+
 pub use bitnet_formats as formats;
 pub use bitnet_inference as inference;
 pub use bitnet_kernels as kernels;
 pub use bitnet_models as models;
 
 pub use bitnet_formats::Checkpoint;
-#[cfg(feature = "cpu")]
 pub use bitnet_inference::{
     BenchReport, BenchSpec, Engine, EngineOptions, Generation, Perplexity, Session, Spread, Windows, peak_memory,
 };
