@@ -32,6 +32,8 @@ impl Console {
             .with_ansi(self.colour)
             .with_target(false)
             .without_time()
+            // It would complain on standard error that standard error is full, and panic.
+            .log_internal_errors(false)
             .try_init();
     }
 

@@ -76,7 +76,7 @@ fn chain(error: &anyhow::Error) -> String {
 fn advice(error: &anyhow::Error) -> Option<&'static str> {
     for cause in error.chain() {
         if let Some(InferenceError::ContextFull { .. }) = cause.downcast_ref() {
-            return Some("--context N makes room, --slide KEEP forgets the oldest tokens");
+            return Some("--context N makes room; `run` and `chat` can also forget the oldest tokens (--slide KEEP)");
         }
         if let Some(InferenceError::Option { option: "model", .. }) = cause.downcast_ref() {
             return Some("`bitnet embed` gives its vectors");

@@ -162,15 +162,17 @@ impl ModelPath {
 
     /// The tokenizer alone: weights are not read.
     pub(crate) fn tokenizer(&self, console: &Console) -> anyhow::Result<Tokenizer> {
-        match (&self.tokenizer, &self.model) {
-            (Some(path), _) => Ok(Tokenizer::open(path)?),
+        let tokenizer = match (&self.tokenizer, &self.model) {
+            (Some(path), _) => Tokenizer::open(path)?,
             (None, Some(path)) => Tokenizer::open(path).or_else(|not_a_tokenizer| match Checkpoint::open(path) {
                 // The only model file whose tokenizer lies beside it.
-                Ok(model @ Checkpoint { source: Source::Llama2c(_), .. }) => Ok(Tokenizer::from_checkpoint(&model)?),
-                _ => Err(not_a_tokenizer.into()),
-            }),
-            (None, None) => Ok(Tokenizer::from_checkpoint(&default_checkpoint(console)?)?),
-        }
+                Ok(model @ Checkpoint { source: Source::Llama2c(_), .. }) => Tokenizer::from_checkpoint(&model),
+                _ => Err(not_a_tokenizer),
+            })?,
+            (None, None) => Tokenizer::from_checkpoint(&default_checkpoint(console)?)?,
+        };
+        tokenizer.notes().iter().for_each(|note| console.note(note));
+        Ok(tokenizer)
     }
 }
 
@@ -188,9 +190,7 @@ impl ModelArgs {
 
     /// Loads the model.
     pub(crate) fn engine(&self, console: &Console) -> anyhow::Result<Engine> {
-        let checkpoint = self.path.checkpoint(&self.load, console)?;
-        Engine::from_checkpoint(&checkpoint, self.options())
-            .with_context(|| format!("cannot load {}", self.path.name()))
+        load_engine(&self.path, &self.load, self.options(), console)
     }
 }
 
@@ -213,9 +213,8 @@ pub(crate) fn engine_of(
 ) -> anyhow::Result<Engine> {
     let engine =
         Engine::from_checkpoint(checkpoint, options).with_context(|| format!("cannot load {}", path.name()))?;
-    for note in engine.model().notes() {
-        console.note(note);
-    }
+    let tokenizer = engine.tokenizer().map_or(&[][..], Tokenizer::notes);
+    engine.model().notes().iter().chain(tokenizer).for_each(|note| console.note(note));
     Ok(engine)
 }
 

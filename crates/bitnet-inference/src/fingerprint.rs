@@ -7,17 +7,17 @@ use crate::{Engine, InferenceError};
 const LENGTH: usize = 48;
 
 impl Engine {
-    /// FNV-1a, in hexadecimal, of the logit bits of a fixed id sequence (of the embedding's bits for embedding models). By contract the
-    /// same on every machine, instruction-set tier and thread count; another value for the same file means a broken
-    /// kernel or damaged memory.
+    /// FNV-1a, in hexadecimal, of the logit bits of a fixed id sequence (of the embedding's bits for embedding models).
+    /// By contract the same on every machine, instruction-set tier and thread count, whatever the engine's options;
+    /// another value for the same file means a broken kernel or damaged memory.
     ///
     /// # Errors
-    /// As for [`logits`](Self::logits).
+    /// As for [`logits`](Self::logits), or [`embed_ids`](Self::embed_ids) for embedding models.
     pub fn fingerprint(&self) -> Result<String, InferenceError> {
         let config = self.model().config();
         // spread over the vocabulary: multiples of the golden ratio
         let spread = |i: u64| i.wrapping_mul(0x9e37_79b9_7f4a_7c15) % config.vocab.max(1) as u64;
-        let ids: Vec<u32> = (1..=LENGTH.min(self.context()) as u64).map(|i| spread(i) as u32).collect();
+        let ids: Vec<u32> = (1..=LENGTH.min(config.context) as u64).map(|i| spread(i) as u32).collect();
         let mut hash = 0xcbf2_9ce4_8422_2325;
         let mut add = |values: &[f32]| values.iter().for_each(|x| hash = fnv1a(hash, x.to_bits()));
         match config.pooling {

@@ -54,9 +54,7 @@ impl Sampler {
         }
         let c = &mut self.candidates;
         c.fill(logits.iter().map(|&logit| f64::from(logit)));
-        for &(id, bias) in &s.logit_bias {
-            c.bias(id, f64::from(bias));
-        }
+        c.bias(&s.logit_bias);
         let window = &history[history.len() - s.penalty_window.unwrap_or(usize::MAX).min(history.len())..];
         c.penalize(
             window,

@@ -53,6 +53,9 @@ impl<'e> Session<'e> {
         if request.stop.iter().any(String::is_empty) {
             return refuse("stop", "an empty text stops everywhere".into());
         }
+        if !request.stop.is_empty() {
+            engine.require_tokenizer()?; // stop texts are looked for in text
+        }
         let context = engine.context();
         if let Some(keep) = request.slide.filter(|&keep| keep + 2 > context) {
             return refuse("slide", format!("keeping {keep} tokens leaves nothing to slide in a context of {context}"));

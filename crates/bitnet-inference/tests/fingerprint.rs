@@ -8,8 +8,9 @@ use tiny::{TINY, Tiny, Weights};
 
 #[test]
 fn one_model_one_fingerprint() {
-    let of = |isa: Isa, threads, chunk| {
+    let of = |isa: Isa, threads, chunk, context| {
         let options = EngineOptions {
+            context: Some(context),
             isa: Some(isa.to_string()),
             threads: Some(threads),
             chunk: Some(chunk),
@@ -17,11 +18,11 @@ fn one_model_one_fingerprint() {
         };
         TINY.engine(options).fingerprint().expect("finite")
     };
-    let expected = of(Isa::Scalar, 1, 128);
+    let expected = of(Isa::Scalar, 1, 128, 512);
     assert_eq!(expected.len(), 16);
     for isa in Isa::available() {
-        for (threads, chunk) in [(1, 128), (2, 5), (3, 128)] {
-            assert_eq!(of(isa, threads, chunk), expected, "{isa}, {threads} threads, chunks of {chunk}");
+        for (threads, chunk, context) in [(1, 128, 512), (2, 5, 512), (3, 128, 8)] {
+            assert_eq!(of(isa, threads, chunk, context), expected, "{isa}, {threads} threads, chunks of {chunk}");
         }
     }
     let zero = Tiny { weights: Weights::Zero, ..TINY }.engine(EngineOptions::default());

@@ -286,4 +286,7 @@ fn a_model_without_tokenizer_works_with_ids() {
     let error = engine.generate("text", 5).expect_err("no tokenizer");
     assert!(matches!(error, InferenceError::NoTokenizer { .. }), "{error}");
     assert!(error.to_string().contains("--tokenizer"), "{error}");
+    let never = GenerateRequest { stop: vec!["x".into()], ..greedy(&prompt(10, 0), 5) };
+    let error = engine.session().generate(&never).err().expect("a stop text that nobody can find");
+    assert!(matches!(error, InferenceError::NoTokenizer { .. }), "{error}");
 }

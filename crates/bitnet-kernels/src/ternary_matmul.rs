@@ -15,6 +15,7 @@ use crate::threads::Pool;
 use crate::{Cpu, KernelError, TernaryScales, TernaryWeights};
 
 /// Rows that the tiers compute together.
+#[cfg(target_arch = "x86_64")]
 pub(crate) const ROW_TILE: usize = 4;
 /// Weight bytes that a thread takes at a time: at least enough to make the hand-over cheap, at most what the threads can
 /// share evenly.

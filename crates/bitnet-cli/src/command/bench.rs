@@ -48,6 +48,7 @@ pub(crate) fn run(args: &BenchArgs, console: &Console) -> anyhow::Result<()> {
             context: Some(args.prompt.saturating_add(args.new)),
             threads,
             isa: args.isa.map(|isa| isa.to_string()),
+            tokenizer: args.model.tokenizer.clone(),
             load: args.load.options(),
             ..EngineOptions::default()
         };

@@ -80,8 +80,7 @@ pub(crate) fn run(args: &RunArgs, console: &Console) -> anyhow::Result<()> {
     }
     let (reason, usage) = (generation.finish_reason(), generation.usage());
     if args.json {
-        serde_json::to_writer(&mut out, &report(args, &events, reason, &usage, request.sampling.seed))?;
-        writeln!(out)?;
+        writeln!(out, "{}", report(args, &events, reason, &usage, request.sampling.seed))?;
     } else if out.is_terminal() {
         writeln!(out)?;
     }

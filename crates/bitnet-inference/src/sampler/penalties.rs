@@ -19,14 +19,23 @@ impl Penalties {
 }
 
 impl Candidates {
-    /// Adds `bias` to the logit of a token; negative infinity bans it.
-    pub fn bias(&mut self, id: u32, bias: f64) {
-        if let Some(c) = self.find(id) {
-            c.logit += bias;
+    /// Adds a bias to the logits of tokens; negative infinity bans a token.
+    pub fn bias(&mut self, biases: &[(u32, f32)]) {
+        let mut bans = false;
+        for &(id, bias) in biases {
+            if let Some(c) = self.find(id) {
+                c.logit += f64::from(bias);
+            }
+            bans |= bias == f32::NEG_INFINITY;
         }
-        if bias == f64::NEG_INFINITY {
-            self.list.retain(|c| c.id != id);
+        if bans {
+            self.drop_banned();
         }
+    }
+
+    /// One pass over the vocabulary, however many tokens are banned.
+    fn drop_banned(&mut self) {
+        self.list.retain(|c| c.logit > f64::NEG_INFINITY);
     }
 
     /// Repetition penalty (Keskar et al. 2019), then frequency and presence penalty (as the OpenAI API defines them),
@@ -66,7 +75,7 @@ impl Candidates {
                 c.logit = f64::NEG_INFINITY;
             }
         }
-        self.list.retain(|c| c.logit > f64::NEG_INFINITY);
+        self.drop_banned();
     }
 }
 
@@ -88,8 +97,7 @@ mod tests {
     fn an_infinite_bias_bans() {
         let mut c = Candidates::new(3);
         c.fill([1.0, 5.0, 2.0]);
-        c.bias(1, f64::NEG_INFINITY);
-        c.bias(2, -3.0);
+        c.bias(&[(1, f32::NEG_INFINITY), (2, -3.0), (1, 7.0)]);
         assert_eq!(c.list().iter().map(|c| (c.id, c.logit)).collect::<Vec<_>>(), [(0, 1.0), (2, -1.0)]);
     }
 }
