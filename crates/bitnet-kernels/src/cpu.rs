@@ -5,9 +5,9 @@ mod self_test;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use buffers::{Kv, Quantized, Rows};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use buffers::UNIT;
+pub use buffers::{Kv, Quantized, Rows};
 pub(crate) use buffers::{QuantizedRow, RowScale, SUM_LEN, position};
 pub use self_test::self_test;
 

@@ -97,6 +97,17 @@ fn an_unknown_architecture_is_refused_by_name() {
     assert!(report["no_network"].as_str().is_some_and(|reason| reason.contains("perceptron")), "{report}");
 }
 
+/// Who reads a file in another way than it says, or fills a gap in it, must be told.
+#[test]
+fn what_is_taken_in_place_of_the_file_s_word_is_said() {
+    let (_directory, path) = changed(|entries| drop(entries.remove("tokenizer.ggml.pre")), |_, _| {});
+    for args in [&["run", "hi", "-n", "1"][..], &["tokenize", "hi"], &["embed", "hi"], &["verify"]] {
+        let output = output(args.iter().chain(&["--model", text(&path)]));
+        output.succeeds();
+        assert!(output.notes().contains("tokenizer.ggml.pre"), "{args:?}: {}", output.notes());
+    }
+}
+
 #[test]
 fn a_truncated_file_is_refused() {
     let (_directory, path) = changed(|_| {}, |_, _| {});

@@ -8,6 +8,7 @@ use std::process::Stdio;
 fn a_reader_that_has_seen_enough_ends_the_program_quietly() {
     for args in [
         &["run", "Once upon a time", "-n", "300", "--ignore-eos", "--slide", "1", "--quiet"][..],
+        &["run", "Once upon a time", "-n", "200", "--ignore-eos", "--slide", "1", "--json", "--logprobs", "100", "-q"],
         &["completions", "zsh"],
         &["inspect", "--quiet"],
     ] {
@@ -29,6 +30,18 @@ fn a_full_disk_is_an_error() {
         let notes = output.fails(1);
         assert!(notes.contains("No space left"), "{args:?}: {notes}");
     }
+}
+
+/// Nobody reads the warnings: that is no reason to fail, still less to panic.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_standard_error_does_no_harm() {
+    let args = ["run", "Once upon a time", "-n", "4", "--greedy", "--context", "4096"];
+    let warned = output(args);
+    assert!(warned.notes().contains("WARN") && warned.notes().contains("4096"), "{}", warned.notes());
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+    let unheard = bitnet(args).stderr(full).output().expect("the program starts");
+    assert_eq!(unheard.succeeds(), warned.succeeds());
 }
 
 #[test]
