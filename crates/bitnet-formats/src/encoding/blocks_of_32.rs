@@ -7,7 +7,7 @@ use half::f16;
 pub(super) fn decode_q8_0(bytes: &[u8], cols: usize) -> Result<Vec<f32>, FormatError> {
     let mut values = Vec::with_capacity(bytes.len() / 34 * 32);
     for block in bytes.chunks_exact(34) {
-        let scale = scale(Encoding::Q8_0, block, values.len(), cols)?;
+        let scale = Encoding::Q8_0.block_scale(block, values.len(), cols)?;
         values.extend(block[2..].iter().map(|&q| q as i8 as f32 * scale));
     }
     Ok(values)
@@ -28,7 +28,7 @@ pub(super) fn encode_q8_0(values: &[f32], cols: usize) -> Result<Vec<u8>, Format
 pub(super) fn decode_q4_0(bytes: &[u8], cols: usize) -> Result<Vec<f32>, FormatError> {
     let mut values = Vec::with_capacity(bytes.len() / 18 * 32);
     for block in bytes.chunks_exact(18) {
-        let scale = scale(Encoding::Q4_0, block, values.len(), cols)?;
+        let scale = Encoding::Q4_0.block_scale(block, values.len(), cols)?;
         values.extend(block[2..].iter().map(|q| ((q & 15) as f32 - 8.0) * scale));
         values.extend(block[2..].iter().map(|q| ((q >> 4) as f32 - 8.0) * scale));
     }
@@ -47,15 +47,6 @@ pub(super) fn encode_q4_0(values: &[f32], cols: usize) -> Result<Vec<u8>, Format
         bytes.extend((0..16).map(|j| quantise(block[j]) | quantise(block[j + 16]) << 4));
     }
     Ok(bytes)
-}
-
-fn scale(encoding: Encoding, block: &[u8], at: usize, cols: usize) -> Result<f32, FormatError> {
-    let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
-    if scale.is_finite() {
-        Ok(scale)
-    } else {
-        Err(encoding.error_at(at, cols, format!("the scale of the block is {scale}")))
-    }
 }
 
 fn f16_scale(encoding: Encoding, scale: f32, at: usize, cols: usize) -> Result<[u8; 2], FormatError> {

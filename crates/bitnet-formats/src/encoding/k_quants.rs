@@ -12,8 +12,8 @@ pub(super) const Q6_K_BYTES: usize = 210;
 pub(super) fn decode_q4_k(bytes: &[u8], cols: usize) -> Result<Vec<f32>, FormatError> {
     let mut values = Vec::with_capacity(bytes.len() / Q4_K_BYTES * 256);
     for block in bytes.chunks_exact(Q4_K_BYTES) {
-        let d = scale(Encoding::Q4K, &block[..2], values.len(), cols)?;
-        let d_min = scale(Encoding::Q4K, &block[2..4], values.len(), cols)?;
+        let d = Encoding::Q4K.block_scale(&block[..2], values.len(), cols)?;
+        let d_min = Encoding::Q4K.block_scale(&block[2..4], values.len(), cols)?;
         let (s, qs) = block[4..].split_at(12);
         for j in 0..8 {
             let (sc, m) = if j < 4 {
@@ -32,7 +32,7 @@ pub(super) fn decode_q4_k(bytes: &[u8], cols: usize) -> Result<Vec<f32>, FormatE
 pub(super) fn decode_q6_k(bytes: &[u8], cols: usize) -> Result<Vec<f32>, FormatError> {
     let mut values = Vec::with_capacity(bytes.len() / Q6_K_BYTES * 256);
     for block in bytes.chunks_exact(Q6_K_BYTES) {
-        let d = scale(Encoding::Q6K, &block[208..], values.len(), cols)?;
+        let d = Encoding::Q6K.block_scale(&block[208..], values.len(), cols)?;
         for e in 0..256 {
             let (low, high, sub_block) = q6_k_position(e);
             let q = block[low.0] >> low.1 & 15 | (block[high.0] >> high.1 & 3) << 4;
@@ -106,13 +106,4 @@ fn least_squares_scale(values: &[f32]) -> f32 {
         }
     }
     best
-}
-
-fn scale(encoding: Encoding, bytes: &[u8], at: usize, cols: usize) -> Result<f32, FormatError> {
-    let scale = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
-    if scale.is_finite() {
-        Ok(scale)
-    } else {
-        Err(encoding.error_at(at, cols, format!("the scale of the block is {scale}")))
-    }
 }

@@ -16,6 +16,7 @@ mod tq;
 pub use ternary::{Scales, Ternary};
 
 use crate::FormatError;
+use half::f16;
 
 /// How a tensor's bytes encode its values. Matrices are `[rows, cols]`, row-major, blocks run along columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -283,6 +284,16 @@ impl Encoding {
     fn error_at(self, at: usize, cols: usize, reason: impl std::fmt::Display) -> FormatError {
         let cols = cols.max(1);
         self.error(format!("row {}, column {}: {reason}", at / cols, at % cols))
+    }
+
+    /// The f16 scale at the start of `bytes`, of the block that begins with element `at`.
+    fn block_scale(self, bytes: &[u8], at: usize, cols: usize) -> Result<f32, FormatError> {
+        let scale = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
+        if scale.is_finite() {
+            Ok(scale)
+        } else {
+            Err(self.error_at(at, cols, format!("the scale of the block is {scale}")))
+        }
     }
 
     /// A scale of a file: finite and above zero.
