@@ -312,14 +312,18 @@ fn damaged_and_foreign_files_are_refused() {
 }
 
 #[test]
-fn added_tokens_beyond_a_gap_are_refused() {
+fn vocab_json_and_what_it_leaves_out() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
     write("vocab.json", r#"{"a": 0, "b": 1, "ab": 2}"#);
     write("merges.txt", "#version: 0.2\na b\n");
     write("added_tokens.json", r#"{"<end>": 3}"#);
     let how = Encoding { bos: None, special: true };
-    assert_eq!(Tokenizer::open(directory.path()).unwrap().encode("aba<end>", how).unwrap(), [2, 0, 3]);
+    let tokenizer = Tokenizer::open(directory.path()).unwrap();
+    assert_eq!(tokenizer.encode("aba<end>", how).unwrap(), [2, 0, 3]);
+    assert!(tokenizer.notes().len() == 1 && tokenizer.notes()[0].contains("took gpt-2"), "{:?}", tokenizer.notes());
+    write("tokenizer_config.json", r#"{"tokenizer_class": "GPT2Tokenizer"}"#);
+    assert!(Tokenizer::open(directory.path()).unwrap().notes().is_empty());
     write("added_tokens.json", r#"{"<end>": 4}"#);
     let error = Tokenizer::open(directory.path()).unwrap_err().to_string();
     assert!(error.contains("3 tokens") && error.contains("\"<end>\" has id 4"), "{error}");

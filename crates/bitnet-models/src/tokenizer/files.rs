@@ -126,11 +126,20 @@ fn vocab_and_merges(directory: &Path) -> Result<Tokenizer, ModelError> {
         }
     }
     let merges = Merges::new(pairs).map_err(|e| error(&path, e))?;
-    let pre = if settings.class.as_deref().is_some_and(|c| c.starts_with("Qwen2")) { "qwen2" } else { "gpt-2" };
+    let mut notes = Vec::new();
+    let pre = match settings.class.as_deref() {
+        Some(class) if class.starts_with("Qwen2") => "qwen2",
+        Some(class) if class.starts_with("GPT2") => "gpt-2",
+        class => {
+            let class = class.map_or("no tokenizer_class".to_owned(), |class| format!("tokenizer_class {class}"));
+            notes.push(format!("vocab.json with {class} does not say how text is cut into words; took gpt-2"));
+            "gpt-2"
+        }
+    };
     let algorithm = Algorithm::ByteBpe(ByteBpe::new(pre, Ranks::Merges(merges))?);
     let end = vocabulary.id("<|endoftext|>");
     let specials = settings.apply(Specials { bos: end, eos: end, ..Specials::default() }, &vocabulary)?;
-    Tokenizer::new(vocabulary, algorithm, specials)?.with_template(settings.template, Vec::new())
+    Tokenizer::new(vocabulary, algorithm, specials)?.with_template(settings.template, notes)
 }
 
 /// What `tokenizer_config.json` and its neighbours say.
