@@ -14,11 +14,14 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI, besides all of [`Isa::Avx2`].
     Avx512Vnni,
+    /// x86-64 with AMX int8, besides GFNI and all of [`Isa::Avx512Vnni`]: ternary products of several tokens run on the
+    /// matrix unit, everything else as in that tier.
+    Amx,
 }
 
 impl Isa {
     /// Every tier, best first.
-    pub const ALL: [Isa; 3] = [Isa::Avx512Vnni, Isa::Avx2, Isa::Scalar];
+    pub const ALL: [Isa; 4] = [Isa::Amx, Isa::Avx512Vnni, Isa::Avx2, Isa::Scalar];
 
     /// The name used on the command line and in `BITNET_ISA`.
     pub fn name(self) -> &'static str {
@@ -26,6 +29,7 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Amx => "amx",
         }
     }
 
@@ -44,6 +48,11 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vnni")
+            }
+            Isa::Amx => {
+                Isa::Avx512Vnni.is_available()
+                    && is_x86_feature_detected!("gfni")
+                    && crate::arch::x86_64::amx::is_permitted()
             }
         }
     }

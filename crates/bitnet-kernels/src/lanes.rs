@@ -97,7 +97,9 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => crate::arch::x86_64::float_avx2::Avx2::new().expect("processor has AVX2").run(kernel),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => crate::arch::x86_64::float_avx512::Avx512::new().expect("processor has AVX-512").run(kernel),
+        Isa::Avx512Vnni | Isa::Amx => {
+            crate::arch::x86_64::float_avx512::Avx512::new().expect("processor has AVX-512").run(kernel)
+        }
         #[cfg(not(target_arch = "x86_64"))]
         _ => unreachable!("{isa} is never available on this architecture"),
     }

@@ -5,11 +5,11 @@
 //!
 //! Two bounds for a matrix `[m, k]` and `n` tokens: it reads `m·k / 4` bytes of weights (all that counts for n = 1:
 //! one decoded token of a 2B model reads 521 MB), and it does `2·m·k·n` operations on integers, of which AVX-512 VNNI
-//! does 256 per clock and core.
+//! does 256 per clock and core, and the matrix unit (AMX) 2048.
 
 use std::ops::Range;
 
-use crate::arch::{multiply, multiply_groups};
+use crate::arch::{fetch_to_write, multiply, multiply_groups};
 use crate::cpu::{Quantized, QuantizedRow, Rows, position};
 use crate::threads::Pool;
 use crate::{Cpu, KernelError, TernaryScales, TernaryWeights};
@@ -176,7 +176,9 @@ pub(crate) fn run(cpu: &Cpu, x: &Quantized, weights: &[&Ternary], outs: &mut [&m
         match &ternary.weights.scales {
             TernaryScales::Tensor(scale) => multiply(cpu.isa(), panel, x, |row, token, sums| {
                 let QuantizedRow { scale: s, sum, .. } = x.row(token);
-                let out = &mut tile.row(token)[row..row + sums.len()];
+                let (out, next) = tile.row(token)[row..].split_at_mut(sums.len());
+                // The next rows' results are written soon, and those of many tokens exceed the caches.
+                fetch_to_write(next, sums.len());
                 for (out, acc) in out.iter_mut().zip(sums) {
                     *out = (acc - sum) as f32 * (scale / s);
                 }

@@ -121,6 +121,32 @@ fn every_tier_gives_the_exact_sums_at_odd_sizes() {
     }
 }
 
+/// Tiles of the matrix unit are 16 tokens by 16 rows, taken in pairs, and blocks are 128 tokens by 512 columns: every
+/// number of tokens around them, with rows and columns that end anywhere.
+#[test]
+fn every_tier_gives_the_exact_sums_for_every_number_of_tokens() {
+    let mut random = Random(5);
+    for (rows, cols) in [(33, 520), (64, 1024), (15, 100), (79, 897)] {
+        let weights = random.weights(rows * cols);
+        let packed = TernaryWeights::pack(&weights, rows, cols, TernaryScales::Tensor(0.37)).unwrap();
+        let codes = random.codes(261, cols);
+        let oracle = cpu(Isa::Scalar, 1);
+        let x = quantized(&oracle, &codes, cols);
+        let expected = naive(&x, &weights, rows, cols, &TernaryScales::Tensor(0.37));
+        for isa in Isa::available() {
+            let cpu = cpu(isa, 1);
+            let ternary = cpu.ternary(packed.clone()).unwrap();
+            for tokens in (1..=67).chain([95, 96, 97, 127, 128, 129, 161, 255, 256, 257, 261]) {
+                if isa == Isa::Scalar && tokens < 261 {
+                    continue; // the oracle has no batches
+                }
+                let found = product(&cpu, &quantized(&cpu, &codes[..tokens * cols], cols), &ternary);
+                assert!(found == expected[..tokens * rows], "{isa}: {tokens} × {rows} × {cols}");
+            }
+        }
+    }
+}
+
 /// The largest sums there are: nothing may saturate or wrap.
 #[test]
 fn extreme_activations_and_weights_do_not_overflow() {

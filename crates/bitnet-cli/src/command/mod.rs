@@ -22,7 +22,7 @@ use clap::{Parser, Subcommand};
 const ENVIRONMENT: &str = "\
 Environment:
   BITNET_SEED           seed when --seed is not given
-  BITNET_ISA            instruction-set cap when --isa is not given: scalar, avx2, avx512vnni
+  BITNET_ISA            instruction-set cap when --isa is not given: scalar, avx2, avx512vnni, amx
   BITNET_DETERMINISTIC  accepted; results are always deterministic
   RAYON_NUM_THREADS     threads when --threads is not given
   RUST_LOG              log filter (standard error), for example debug

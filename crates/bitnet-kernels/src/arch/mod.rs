@@ -17,6 +17,9 @@ pub(crate) fn multiply(isa: Isa, panel: Panel<'_>, x: &Quantized, store: impl Fn
     match isa {
         // SAFETY: the processor supports the tier, see above.
         #[cfg(target_arch = "x86_64")]
+        Isa::Amx => unsafe { x86_64::ternary_amx::multiply(panel, x, store) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => unsafe { x86_64::ternary_avx512vnni::multiply(panel, x, store) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
@@ -25,12 +28,13 @@ pub(crate) fn multiply(isa: Isa, panel: Panel<'_>, x: &Quantized, store: impl Fn
     }
 }
 
-/// The same with several scales per row; values are `Σ_g fma(Σ q·weight, scale_g)`.
+/// The same with several scales per row; values are `Σ_g fma(Σ q·weight, scale_g)`. The matrix unit has nothing to offer
+/// here: its sums would have to be taken out for every group.
 pub(crate) fn multiply_groups(isa: Isa, panel: GroupPanel<'_>, x: &Quantized, store: impl FnMut(usize, usize, &[f32])) {
     match isa {
         // SAFETY: the processor supports the tier, see above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => unsafe { x86_64::ternary_avx512vnni::multiply_groups(panel, x, store) },
+        Isa::Amx | Isa::Avx512Vnni => unsafe { x86_64::ternary_avx512vnni::multiply_groups(panel, x, store) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { x86_64::ternary_avx2::multiply_groups(panel, x, store) },
@@ -49,10 +53,25 @@ pub(crate) fn quantize(
     match isa {
         // SAFETY: the processor supports the tier, see above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => unsafe { x86_64::quantize::avx512(x, norm, codes, sums) },
+        Isa::Amx | Isa::Avx512Vnni => unsafe { x86_64::quantize::avx512(x, norm, codes, sums) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { x86_64::quantize::avx2(x, norm, codes, sums) },
         _ => crate::quantize::body(x, norm, codes, sums),
     }
+}
+
+/// Fetches the cache lines of the first `len` values, to be written soon: full lines only, and only a hint.
+#[inline(always)]
+pub(crate) fn fetch_to_write(values: &mut [f32], len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values[..len.min(values.len())].chunks_exact(16) {
+        // SAFETY: every x86-64 processor has SSE, and a fetch changes nothing that can be seen.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, len);
 }

@@ -1,5 +1,7 @@
 //! Activations and the KV cache in main memory.
 
+use std::ops::Range;
+
 use crate::aligned::Aligned;
 use crate::{KernelError, KvShape, PAGE_LEN};
 
@@ -167,6 +169,13 @@ impl Quantized {
             sum,
             sums: &self.sums[row * sums..(row + 1) * sums],
         }
+    }
+
+    /// Codes of consecutive rows, one after the other.
+    pub(crate) fn codes(&self, rows: Range<usize>) -> &[i8] {
+        assert!(rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        let stride = self.stride();
+        &self.data[rows.start * stride..rows.end * stride]
     }
 
     /// Codes, scales and sums of the current rows, to be written.

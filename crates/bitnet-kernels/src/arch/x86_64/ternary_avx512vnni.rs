@@ -165,7 +165,7 @@ fn dot<const T: usize>(
 /// zero and meets activations that are zero.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load_unit(row: &[u8], unit: usize) -> __m512i {
+pub(super) fn load_unit(row: &[u8], unit: usize) -> __m512i {
     debug_assert!(unit * 64 + 32 <= row.len());
     // SAFETY: callers pass `unit < row.len().div_ceil(64)`, and rows are whole blocks of 32 bytes.
     unsafe {

@@ -1,0 +1,228 @@
+//! Ternary matrix products on the matrix unit (AMX int8), for prompts; few tokens go to AVX-512 VNNI.
+//!
+//! One `tdpbssd` adds the products of 16 tokens × 64 columns of activations with 64 columns × 16 rows of weights to
+//! 16 × 16 sums of 32 bits, which cannot overflow up to the column limit that loading checks. Four of them share two
+//! tiles of each operand:
+//!
+//! ```text
+//!                 weights, 2 tiles of 16 rows
+//!   2 tiles of      sums 0   sums 1
+//!   tokens          sums 2   sums 3
+//! ```
+//!
+//! Bounds, per core. *Operations*: `tdpbssd` takes as many clocks as it has tokens, 16, so 2048 operations per clock:
+//! 7.4 Top/s were measured with registers alone. A prompt token of BitNet 2B-4T is 4.17 G operations, thus 0.56 ms.
+//! *Weights*: 16 rows × 256 columns are transposed into tile order and unpacked by 64 shuffles, 64 bit-matrix products
+//! and 64 stores, 16 clocks per tile, as much as 16 tokens cost: at 128 tokens an eighth of the products. They come
+//! from memory once per [`TOKEN_BLOCK`] tokens (521 MB, some 37 ms at one core's 14 GB/s, against 71 ms of products at
+//! 128), fetched ahead. *Activations*: 64 clocks of products load two tiles of weights from the first-level cache and
+//! two tiles (2 KB) of activations from the second, which gives some 48 bytes per clock. *Results*: at 2560 columns every
+//! 20 tile products make a kilobyte of floats, which leaves the caches; without writing them the kernel is 1.4 times as
+//! fast, so they are the next thing to improve, and then unpacking, a fifth of the time at 128 tokens.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::amx::{TILE_BYTES, TILE_ROWS, Tiles};
+use super::ternary_avx512vnni::{self, load_unit};
+use crate::cpu::{Quantized, UNIT};
+use crate::ternary_matmul::Panel;
+
+/// Tokens from which on the matrix unit is faster than vectors: at 4 it is a fifth slower, at 6 they are equal.
+const FEWEST: usize = 8;
+/// Tokens that share unpacked weights: their sums stay on the stack, their activations in the second-level cache.
+const TOKEN_BLOCK: usize = 128;
+/// Tokens, and weight rows, of the four tiles of sums.
+const SIDE: usize = 2 * TILE_ROWS;
+/// Tile products along a unit of columns.
+const STEPS: usize = UNIT / TILE_BYTES;
+/// Units of columns that are unpacked at a time: 16 KB of weights stay in the first-level cache.
+const UNIT_BLOCK: usize = 2;
+
+/// Weights of [`SIDE`] rows and 64 columns in tile order: dword `n` of line `k` has columns `4 k..4 k + 4` of row `n`,
+/// the first 16 rows and then the others.
+type Step = [[Line; TILE_ROWS]; 2];
+
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line([u8; TILE_BYTES]);
+
+/// Sums of one token.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Sums([i32; SIDE]);
+
+/// `store(row, token, sums)` for all rows of the panel, some at a time, and all tokens of `x`, a few of them twice; sums
+/// are `Σ q·code`.
+///
+/// # Safety
+/// The processor must have AVX-512 F, BW, VL and VNNI and GFNI, and `amx::is_permitted()` have returned true.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,gfni")]
+pub(crate) unsafe fn multiply(panel: Panel<'_>, x: &Quantized, mut store: impl FnMut(usize, usize, &[i32])) {
+    if x.len() < FEWEST {
+        // SAFETY: the features of that tier are among those of this one.
+        return unsafe { ternary_avx512vnni::multiply(panel, x, store) };
+    }
+    let blocks = x.len().div_ceil(TOKEN_BLOCK);
+    for block in 0..blocks {
+        let tokens = x.len() * block / blocks..x.len() * (block + 1) / blocks;
+        // SAFETY: the caller's promise.
+        unsafe { many_tokens(panel, x, tokens, &mut store) };
+    }
+}
+
+/// All rows for a block of tokens. An even number of tiles shares the tokens evenly; where that leaves a rest, the last
+/// tiles begin earlier and compute some tokens again, so that there is neither padding nor a second configuration.
+///
+/// # Safety
+/// As for [`multiply`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,gfni")]
+unsafe fn many_tokens(
+    panel: Panel<'_>,
+    x: &Quantized,
+    tokens: Range<usize>,
+    store: &mut impl FnMut(usize, usize, &[i32]),
+) {
+    let tiles = 2 * tokens.len().div_ceil(SIDE);
+    let height = tokens.len().div_ceil(tiles);
+    let tile_tokens = |tile: usize| {
+        let start = (tokens.start + tile * height).min(tokens.end - height);
+        start..start + height
+    };
+    // SAFETY: the caller's promise; only one block of tokens is at work in a thread.
+    let _configured = unsafe { Tiles::configure(height) };
+    let units = panel.row(0).len().div_ceil(64);
+    let mut weights = [[[Line([0; TILE_BYTES]); TILE_ROWS]; 2]; UNIT_BLOCK * STEPS];
+    let mut sums = [Sums([0; SIDE]); TOKEN_BLOCK];
+    for first in (0..panel.rows()).step_by(SIDE) {
+        let rows = SIDE.min(panel.rows() - first);
+        sums[..tiles * TILE_ROWS].fill(Sums([0; SIDE]));
+        for start in (0..units).step_by(UNIT_BLOCK) {
+            let units = start..(start + UNIT_BLOCK).min(units);
+            unpack(panel, first, units.clone(), &mut weights);
+            let weights = &weights[..units.len() * STEPS];
+            for (pair, sums) in sums[..tiles * TILE_ROWS].chunks_exact_mut(SIDE).enumerate() {
+                let activations = [2 * pair, 2 * pair + 1].map(|tile| x.codes(tile_tokens(tile)));
+                // SAFETY: the tiles are configured for `height` tokens.
+                unsafe { add_products(activations, height, start, weights, sums) };
+            }
+        }
+        for tile in 0..tiles {
+            for (token, Sums(sums)) in tile_tokens(tile).zip(&sums[tile * TILE_ROWS..]) {
+                store(first, token, &sums[..rows]);
+            }
+        }
+    }
+}
+
+/// Adds the products of two tiles of `height` tokens (whole rows of [`Quantized`], from unit `start`) with the unpacked
+/// weights to the sums: of the first tile's tokens from 0, of the second's from [`TILE_ROWS`].
+///
+/// # Safety
+/// The tiles of this thread must be configured for `height` rows.
+#[inline]
+unsafe fn add_products(activations: [&[i8]; 2], height: usize, start: usize, weights: &[Step], sums: &mut [Sums]) {
+    let stride = activations[0].len() / height;
+    assert!(height <= TILE_ROWS && activations.iter().all(|rows| rows.len() == height * stride));
+    assert!(start * UNIT + weights.len() * TILE_BYTES <= stride);
+    assert!(!weights.is_empty() && sums.len() == SIDE);
+    let [a, b] = activations.map(|rows| rows.as_ptr().wrapping_add(start * UNIT));
+    // SAFETY: with steps of `stride`, tiles 6 and 7 read `height` rows of activations, 64 bytes per step, which end
+    // within the slices by the assertions. Tiles 4 and 5 read one `Step` of 2048 bytes per step. Tiles 0..4 read and
+    // write 16 sums each of `height` out of 16 tokens, in a slice of 32 tokens of 128 bytes.
+    unsafe {
+        asm!(
+            "tileloadd tmm0, [{sums} + {line} * 2]",
+            "tileloadd tmm1, [{sums} + {line} * 2 + 64]",
+            "tileloadd tmm2, [{sums} + {line} * 2 + 2048]",
+            "tileloadd tmm3, [{sums} + {line} * 2 + 2112]",
+            "2:",
+            "tileloadd tmm6, [{a} + {stride}]",
+            "tileloadd tmm4, [{weights} + {line}]",
+            "tdpbssd tmm0, tmm6, tmm4",
+            "tileloadd tmm5, [{weights} + {line} + 1024]",
+            "tdpbssd tmm1, tmm6, tmm5",
+            "tileloadd tmm7, [{b} + {stride}]",
+            "tdpbssd tmm2, tmm7, tmm4",
+            "tdpbssd tmm3, tmm7, tmm5",
+            "add {a}, 64",
+            "add {b}, 64",
+            "add {weights}, 2048",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{sums} + {line} * 2], tmm0",
+            "tilestored [{sums} + {line} * 2 + 64], tmm1",
+            "tilestored [{sums} + {line} * 2 + 2048], tmm2",
+            "tilestored [{sums} + {line} * 2 + 2112], tmm3",
+            a = inout(reg) a => _,
+            b = inout(reg) b => _,
+            weights = inout(reg) weights.as_ptr() => _,
+            steps = inout(reg) weights.len() => _,
+            sums = in(reg) sums.as_mut_ptr(),
+            stride = in(reg) stride,
+            line = in(reg) TILE_BYTES,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
+/// Unpacks [`SIDE`] rows from `first`; beyond the last row of the panel that row again, whose sums nobody reads.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,gfni")]
+fn unpack(panel: Panel<'_>, first: usize, units: Range<usize>, out: &mut [Step]) {
+    // Row `i` of a bit matrix makes bit `7 - i`: these take two bits of every byte and move them down.
+    let matrices = [6, 4, 2, 0].map(|shift| _mm512_set1_epi64(0x0102 << 48 << shift));
+    let last = panel.rows() - 1;
+    for half in 0..2 {
+        let mut rows: [&[u8]; TILE_ROWS] = [&[]; TILE_ROWS];
+        for (r, row) in rows.iter_mut().enumerate() {
+            *row = panel.row((first + half * TILE_ROWS + r).min(last));
+        }
+        for (unit, out) in units.clone().zip(out.chunks_exact_mut(STEPS)) {
+            let mut bits = [_mm512_setzero_si512(); TILE_ROWS];
+            for r in 0..TILE_ROWS {
+                // What comes next: the same columns of the next rows. An address without memory does no harm.
+                let next = rows[r].as_ptr().wrapping_add(SIDE * rows[r].len() + unit * 64);
+                _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                bits[r] = load_unit(rows[r], unit);
+            }
+            let lines = transpose(bits);
+            for (step, matrix) in out.iter_mut().zip(matrices) {
+                for (out, bits) in step[half].iter_mut().zip(lines) {
+                    let codes = _mm512_gf2p8affine_epi64_epi8::<0>(bits, matrix);
+                    // SAFETY: a line is 64 bytes, aligned.
+                    unsafe { _mm512_store_si512(out.0.as_mut_ptr().cast(), codes) };
+                }
+            }
+        }
+    }
+}
+
+/// 16 × 16 dwords.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+    // First squares of 4 × 4: lane `l` of `columns[4 g + c]` is column `4 l + c` of rows `4 g..4 g + 4`.
+    let mut columns = rows;
+    for columns in columns.chunks_exact_mut(4) {
+        let (a, b) = (_mm512_unpacklo_epi32(columns[0], columns[1]), _mm512_unpacklo_epi32(columns[2], columns[3]));
+        let (c, d) = (_mm512_unpackhi_epi32(columns[0], columns[1]), _mm512_unpackhi_epi32(columns[2], columns[3]));
+        columns[0] = _mm512_unpacklo_epi64(a, b);
+        columns[1] = _mm512_unpackhi_epi64(a, b);
+        columns[2] = _mm512_unpacklo_epi64(c, d);
+        columns[3] = _mm512_unpackhi_epi64(c, d);
+    }
+    let mut out = rows;
+    for c in 0..4 {
+        let even = |g: usize| _mm512_shuffle_i32x4::<0b10_00_10_00>(columns[g + c], columns[g + 4 + c]);
+        let odd = |g: usize| _mm512_shuffle_i32x4::<0b11_01_11_01>(columns[g + c], columns[g + 4 + c]);
+        out[c] = _mm512_shuffle_i32x4::<0b10_00_10_00>(even(0), even(8));
+        out[4 + c] = _mm512_shuffle_i32x4::<0b10_00_10_00>(odd(0), odd(8));
+        out[8 + c] = _mm512_shuffle_i32x4::<0b11_01_11_01>(even(0), even(8));
+        out[12 + c] = _mm512_shuffle_i32x4::<0b11_01_11_01>(odd(0), odd(8));
+    }
+    out
+}
