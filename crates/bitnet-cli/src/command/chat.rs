@@ -100,15 +100,16 @@ impl Chat<'_> {
         self.messages.push(message("user", text));
         let mut answer = String::new();
         let outcome = self.answer(&mut answer);
-        if outcome.is_err() && answer.is_empty() {
-            self.messages.truncate(asked);
+        if answer.is_empty() && !matches!(outcome, Ok(true)) {
+            self.messages.truncate(asked); // stopped before it began
         } else {
             self.messages.push(message("assistant", answer));
         }
-        outcome
+        outcome.map(drop)
     }
 
-    fn answer(&mut self, answer: &mut String) -> anyhow::Result<()> {
+    /// True when the model came to an end, false when Ctrl-C stopped it.
+    fn answer(&mut self, answer: &mut String) -> anyhow::Result<bool> {
         let mut request = GenerateRequest::new("", self.args.max_tokens.unwrap_or(usize::MAX));
         request.prompt = Prompt::Ids(self.prompt.ids(&self.conversation())?);
         request.bos = Some(false);
@@ -129,7 +130,7 @@ impl Chat<'_> {
         out.flush()?;
         let seed = Some(request.sampling.seed).filter(|_| request.sampling.temperature > 0.0);
         self.last = Some(statistics(&generation.usage(), generation.finish_reason(), seed));
-        Ok(())
+        Ok(generation.finish_reason().is_some())
     }
 
     fn conversation(&self) -> Vec<Message> {

@@ -17,22 +17,29 @@ mod tokenize;
 mod verify;
 
 use crate::console::Console;
+use bitnet::Isa;
 use clap::{Parser, Subcommand};
 
-const ENVIRONMENT: &str = "\
+/// What stands under the list of commands.
+fn environment() -> String {
+    let tiers = Isa::ALL.map(Isa::name).join(", ");
+    format!(
+        "\
 Environment:
   BITNET_SEED           seed when --seed is not given
-  BITNET_ISA            instruction-set cap when --isa is not given: scalar, avx2, avx512vnni, amx
+  BITNET_ISA            instruction-set cap when --isa is not given: {tiers}
   BITNET_DETERMINISTIC  accepted; results are always deterministic
   RAYON_NUM_THREADS     threads when --threads is not given
   RUST_LOG              log filter (standard error), for example debug
   NO_COLOR              no colours
 
-Exit status: 0 done, 1 error, 2 wrong usage, 130 interrupted.";
+Exit status: 0 done, 1 error, 2 wrong usage, 130 interrupted."
+    )
+}
 
 /// Run, chat with, convert and measure ternary (1.58-bit, BitNet) language models
 #[derive(Debug, Parser)]
-#[command(name = "bitnet", version, after_help = ENVIRONMENT, propagate_version = true, max_term_width = 100)]
+#[command(name = "bitnet", version, after_help = environment(), propagate_version = true, max_term_width = 100)]
 pub(crate) struct Cli {
     /// Print results and errors only: no notes, statistics or progress
     #[arg(long, short, global = true)]

@@ -47,7 +47,11 @@ fn a_missing_file_is_status_1_and_says_what_a_model_is() {
 
 #[test]
 fn help_version_completions_and_manual_are_results() {
-    assert!(output(["--help"]).succeeds().contains("Usage: bitnet"));
+    let help = output(["--help"]).succeeds();
+    assert!(help.contains("Usage: bitnet"));
+    for isa in bitnet::Isa::ALL {
+        assert!(help.contains(isa.name()), "{isa} is not in {help}");
+    }
     assert!(output(["run", "--help"]).succeeds().contains("--temperature"));
     assert_eq!(output(["--version"]).succeeds(), format!("bitnet {}\n", env!("CARGO_PKG_VERSION")));
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
