@@ -139,6 +139,7 @@ impl LoadArgs {
                 ActivationArg::Gelu => Activation::GeluTanh,
             }),
             inverse_scale: self.scale.map(|s| s == ScaleArg::Inverse),
+            select_head: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::sampler::{Random, Sampler};
 use crate::sequence::Sequence;
 use crate::{Engine, InferenceError, Sampling};
+use bitnet_kernels::Computed;
 use std::time::Instant;
 
 /// What to measure.
@@ -57,7 +58,7 @@ pub struct BenchReport {
     pub load: f64,
     /// Largest resident memory of the process so far, in bytes; see [`peak_memory`].
     pub peak_memory: Option<u64>,
-    /// Bytes of weights read for one token.
+    /// Bytes of weights read for one generated token, on average: the output head is not always read as a whole.
     pub bytes_per_token: u64,
     /// Bytes per second that the same number of threads can read from memory.
     pub read_bandwidth: f64,
@@ -90,13 +91,15 @@ impl Engine {
         }
         let mut random = Random::new(0);
         let (mut prompt_speeds, mut decode_speeds, mut first_tokens) = (Vec::new(), Vec::new(), Vec::new());
+        let mut bytes = Vec::new();
         for rep in 0..=reps {
-            let (read, decoded) = self.measure(&mut random, prompt, new)?;
+            let (read, decoded, bytes_read) = self.measure(&mut random, prompt, new)?;
             if rep > 0 {
                 prompt_speeds.push(prompt as f64 / read);
                 first_tokens.push(read);
                 if new > 1 {
                     decode_speeds.push((new - 1) as f64 / decoded);
+                    bytes.push(bytes_read as f64 / (new - 1) as f64);
                 }
             }
             if !progress(rep) && rep > 0 {
@@ -104,7 +107,10 @@ impl Engine {
             }
         }
         let cpu = self.model().backend();
-        let bytes_per_token = self.model().bytes_per_token();
+        let bytes_per_token = match new {
+            1 => self.model().bytes_per_token(),
+            _ => Spread::of(bytes).median as u64,
+        };
         let peak_memory = peak_memory(); // before the bandwidth is measured, which takes much memory
         let read_bandwidth = bitnet_kernels::read_bandwidth(cpu.threads());
         let decode_speed = Spread::of(decode_speeds);
@@ -126,26 +132,27 @@ impl Engine {
         })
     }
 
-    /// Seconds to the first token of a random prompt, and for the `new - 1` tokens after it.
-    fn measure(&self, random: &mut Random, prompt: usize, new: usize) -> Result<(f64, f64), InferenceError> {
+    /// Seconds to the first token of a random prompt; and seconds and bytes of weights read for the `new - 1` tokens after it.
+    fn measure(&self, random: &mut Random, prompt: usize, new: usize) -> Result<(f64, f64, u64), InferenceError> {
         let vocab = self.model().config().vocab;
         let mut sampler = Sampler::new(vocab, &Sampling::greedy())?;
         let mut logits = vec![0.0; vocab];
         let mut sequence = Sequence::new(self.context());
         (0..prompt).for_each(|_| sequence.push((random.uniform() * vocab as f64) as u32));
         let mut next = |sequence: &mut Sequence| {
+            let mut computed = Computed { complete: true, bytes: 0 };
             while sequence.computed() < sequence.tokens().len() {
-                self.step(sequence, &mut logits)?;
+                computed = self.step(sequence, sampler.wanted(sequence.tokens()), &mut logits)?;
             }
-            sequence.push(sampler.sample(&logits, sequence.tokens())?);
-            Ok(())
+            sequence.push(sampler.sample_computed(&logits, computed.complete, sequence.tokens())?);
+            Ok(computed.bytes)
         };
         let start = Instant::now();
-        let result = next(&mut sequence).and_then(|()| {
+        let result = next(&mut sequence).and_then(|_| {
             let read = start.elapsed();
             let start = Instant::now();
-            (1..new).try_for_each(|_| next(&mut sequence))?;
-            Ok((read.as_secs_f64(), start.elapsed().as_secs_f64()))
+            let bytes = (1..new).try_fold(0, |bytes, _| Ok::<_, InferenceError>(bytes + next(&mut sequence)?))?;
+            Ok((read.as_secs_f64(), start.elapsed().as_secs_f64(), bytes))
         });
         self.with_pool(|pool| sequence.truncate(0, pool));
         result

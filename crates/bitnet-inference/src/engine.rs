@@ -5,7 +5,7 @@ use crate::pages::PagePool;
 use crate::sequence::Sequence;
 use crate::{FinishReason, GenerateRequest, InferenceError, Prompt, Sampling, Session, TokenEvent, Usage};
 use bitnet_formats::Checkpoint;
-use bitnet_kernels::{Batch, Cpu, CpuOptions, PAGE_LEN};
+use bitnet_kernels::{Batch, Computed, Cpu, CpuOptions, PAGE_LEN, Wanted};
 use bitnet_models::{Encoding, LoadOptions, MemoryPlan, Model, Pooling, State, StateShape, Tokenizer};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -298,18 +298,23 @@ impl Engine {
         Ok(())
     }
 
-    /// Computes the next chunk of what a sequence lacks; with its last token, `logits` are filled.
-    pub(crate) fn step(&self, sequence: &mut Sequence, logits: &mut [f32]) -> Result<(), InferenceError> {
+    /// Computes the next chunk of what a sequence lacks; with its last token, those of its logits that are wanted.
+    pub(crate) fn step(
+        &self,
+        sequence: &mut Sequence,
+        wanted: Wanted<'_>,
+        logits: &mut [f32],
+    ) -> Result<Computed, InferenceError> {
         let working = &mut *self.working();
         let (start, end) = self.next_chunk(sequence);
         let last = end == sequence.tokens().len();
         self.fill_batch(working, sequence, start, end, usize::from(last))?;
-        self.model.forward(&mut working.state, &working.batch);
+        let computed = self.model.forward_wanted(&mut working.state, &working.batch, wanted);
         if last {
             self.model.read_logits(&working.state, logits);
         }
         sequence.advance(end, &mut working.pool);
-        Ok(())
+        Ok(computed)
     }
 
     /// Runs `change` on the page pool.

@@ -18,6 +18,7 @@ pub use penalties::Penalties;
 pub use random::Random;
 
 use crate::{InferenceError, Sampling, TokenLogprob};
+use bitnet_kernels::{Top, Wanted};
 
 /// Applies a [`Sampling`] to logits. After it is made, choosing a token allocates nothing.
 #[derive(Clone, Debug)]
@@ -25,7 +26,12 @@ pub struct Sampler {
     sampling: Sampling,
     random: Random,
     candidates: Candidates,
+    /// Tokens whose logits the chain may change before it compares them.
+    movable: Vec<u32>,
 }
+
+/// With more tokens in the history than this whose logits may change, all logits are computed.
+const MAX_MOVABLE: usize = 4096;
 
 impl Sampler {
     /// A sampler for a vocabulary, at the start of the seed's random numbers.
@@ -37,8 +43,32 @@ impl Sampler {
         Ok(Sampler {
             random: Random::new(sampling.seed),
             candidates: Candidates::new(vocab),
+            movable: Vec::with_capacity(if is_plain(sampling) { 0 } else { vocab.min(MAX_MOVABLE) }),
             sampling: sampling.clone(),
         })
+    }
+
+    /// The logits without which [`sample`](Self::sample) cannot choose after this history. Tokens are removed by rank and by
+    /// distance to the best before anything asks for a sum over all tokens; where that is not so, all are wanted.
+    pub fn wanted(&mut self, history: &[u32]) -> Wanted<'_> {
+        let s = &self.sampling;
+        let (count, margin) = if s.temperature == 0.0 {
+            (1, 0.0)
+        } else if s.top_k > 0 {
+            (s.top_k, 0.0)
+        } else if s.typical_p >= 1.0 && s.top_p >= 1.0 && s.min_p > 0.0 {
+            (1, 1e-3 - s.min_p.ln()) // a little more than that, whatever the rounding
+        } else {
+            return Wanted::All;
+        };
+        self.movable.clear();
+        if !is_plain(s) {
+            let ids = s.logit_bias.iter().map(|&(id, _)| id).chain(history.iter().copied());
+            if !self.candidates.distinct(ids, &mut self.movable) {
+                return Wanted::All;
+            }
+        }
+        Wanted::Top(Top { count, margin, ids: &self.movable })
     }
 
     /// Chooses the next token. `logits` has one value per token of the vocabulary, `history` is prompt and answer so
@@ -47,13 +77,27 @@ impl Sampler {
     /// # Errors
     /// [`InferenceError::Degenerate`] for NaN or infinite logits; [`InferenceError::Option`] when bans leave no token.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<u32, InferenceError> {
-        check_finite(logits)?;
+        self.sample_computed(logits, true, history)
+    }
+
+    /// [`sample`](Self::sample) from logits of which, unless `complete`, only those that [`wanted`](Self::wanted) asked for are
+    /// there and the others are negative infinity ([`Computed`](bitnet_kernels::Computed)). The choice is the same.
+    ///
+    /// # Errors
+    /// As for [`sample`](Self::sample).
+    pub fn sample_computed(&mut self, logits: &[f32], complete: bool, history: &[u32]) -> Result<u32, InferenceError> {
+        if complete {
+            check_finite(logits)?;
+        }
         let s = &self.sampling;
         if s.temperature == 0.0 && is_plain(s) {
             return argmax(logits).ok_or_else(all_banned);
         }
         let c = &mut self.candidates;
-        c.fill(logits.iter().map(|&logit| f64::from(logit)));
+        match complete {
+            true => c.fill(logits.iter().map(|&logit| f64::from(logit))),
+            false => c.fill_finite(logits),
+        }
         c.bias(&s.logit_bias);
         let window = &history[history.len() - s.penalty_window.unwrap_or(usize::MAX).min(history.len())..];
         c.penalize(

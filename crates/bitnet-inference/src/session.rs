@@ -4,6 +4,7 @@ use crate::sampler::{Sampler, logprobs};
 use crate::sequence::Sequence;
 use crate::stop::StopTexts;
 use crate::{Engine, FinishReason, GenerateRequest, InferenceError, REPEAT_LIMIT, TokenEvent, TokenLogprob, Usage};
+use bitnet_kernels::Wanted;
 use bitnet_models::DecodeStream;
 use std::time::Instant;
 
@@ -16,11 +17,18 @@ pub struct Session<'e> {
     sequence: Sequence,
     /// Of the last computed token.
     logits: Vec<f32>,
+    /// False when only those are there that the sampler wanted.
+    complete: bool,
 }
 
 impl<'e> Session<'e> {
     pub(crate) fn new(engine: &'e Engine) -> Self {
-        Session { engine, sequence: Sequence::new(engine.context()), logits: vec![0.0; engine.model().config().vocab] }
+        Session {
+            engine,
+            sequence: Sequence::new(engine.context()),
+            logits: vec![0.0; engine.model().config().vocab],
+            complete: true,
+        }
     }
 
     /// Tokens in the session so far.
@@ -145,12 +153,14 @@ impl Generation<'_, '_> {
     /// # Errors
     /// [`InferenceError::CacheFull`].
     pub fn read_prompt_chunk(&mut self) -> Result<bool, InferenceError> {
-        let Session { engine, sequence, logits } = &mut *self.session;
+        let Session { engine, sequence, logits, complete } = &mut *self.session;
         if sequence.computed() == sequence.tokens().len() {
             return Ok(false);
         }
         let start = Instant::now();
-        engine.step(sequence, logits)?;
+        // log-probabilities need the sum over the vocabulary
+        let wanted = if self.logprobs.is_some() { Wanted::All } else { self.sampler.wanted(sequence.tokens()) };
+        *complete = engine.step(sequence, wanted, logits)?.complete;
         let time = match self.usage.new_tokens {
             0 => &mut self.usage.prompt_time,
             _ => &mut self.usage.decode_time,
@@ -183,8 +193,8 @@ impl Generation<'_, '_> {
         }
         while self.read_prompt_chunk()? {}
         let start = Instant::now();
-        let Session { sequence, logits, .. } = &mut *self.session;
-        let id = self.sampler.sample(logits, sequence.tokens())?;
+        let Session { sequence, logits, complete, .. } = &mut *self.session;
+        let id = self.sampler.sample_computed(logits, *complete, sequence.tokens())?;
         sequence.push(id);
         self.usage.new_tokens += 1;
         self.usage.decode_time += start.elapsed();

@@ -3,6 +3,7 @@
 mod tiny;
 
 use bitnet_inference::{EngineOptions, GenerateRequest, Sampling};
+use bitnet_models::LoadOptions;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tiny::{TINY, greedy, prompt};
@@ -48,13 +49,17 @@ fn main() {
         ..Sampling::default()
     };
     let wide = Sampling { top_k: 0, typical_p: 0.9, temperature: 1.0, ..Sampling::default() };
-    for (sampling, slide) in [
-        (Sampling { frequency_penalty: 1.0, ..Sampling::greedy() }, None),
-        (Sampling::default(), None),
-        (everything, None),
-        (wide, Some(4)),
+    let few = Sampling { top_k: 10, repetition_penalty: 1.1, ..Sampling::default() };
+    for (sampling, slide, select_head) in [
+        (Sampling { frequency_penalty: 1.0, ..Sampling::greedy() }, None, false),
+        (Sampling::default(), None, false),
+        (everything, None, false),
+        (wide, Some(4), false),
+        (few, None, true),
     ] {
-        let engine = TINY.engine(EngineOptions { context: Some(192), threads: Some(2), ..EngineOptions::default() });
+        let load = LoadOptions { select_head: Some(select_head), ..LoadOptions::default() };
+        let engine =
+            TINY.engine(EngineOptions { context: Some(192), threads: Some(2), load, ..EngineOptions::default() });
         let request = GenerateRequest { sampling, slide, ..greedy(&prompt(40, 0), 400) };
         let mut session = engine.session();
         let mut generation = session.generate(&request).expect("valid");

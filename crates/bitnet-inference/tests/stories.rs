@@ -1,6 +1,7 @@
 //! Trained models of `shared/data/models` tell the stories that other engines tell with them.
 
 use bitnet_inference::{Engine, EngineOptions, GenerateRequest, Prompt, Sampling};
+use bitnet_models::LoadOptions;
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -42,10 +43,14 @@ fn tiny_ternary_stories_greedy() {
     let Some(folder) = model("tiny-ternary-stories") else { return };
     let text = std::fs::read_to_string(folder.join("greedy.json")).expect("readable");
     let golden: Value = serde_json::from_str(&text).expect("valid JSON");
-    let engine = Engine::new(&folder).expect("opens");
     let prompts = golden["prompts"].as_object().expect("prompts");
     assert!(prompts.len() >= 2);
-    for (prompt, case) in prompts {
+    let engine = |select_head| {
+        let load = LoadOptions { select_head: Some(select_head), ..LoadOptions::default() };
+        Engine::open(&folder, EngineOptions { load, ..EngineOptions::default() }).expect("opens")
+    };
+    let (full, selecting) = (engine(false), engine(true));
+    for ((prompt, case), engine) in prompts.iter().flat_map(|case| [(case, &full), (case, &selecting)]) {
         let ids = |key: &str| -> Vec<u32> {
             case[key].as_array().expect("ids").iter().map(|id| id.as_u64().expect("id") as u32).collect()
         };

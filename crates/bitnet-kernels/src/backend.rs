@@ -35,6 +35,37 @@ pub struct KvShape {
     pub pages: usize,
 }
 
+/// Which logits of a step are needed.
+#[derive(Clone, Copy, Debug)]
+pub enum Wanted<'a> {
+    /// All of them.
+    All,
+    /// Those that can be chosen.
+    Top(Top<'a>),
+}
+
+/// The logits among which a token is chosen: those of `ids`; and of all other tokens the `count` largest, whatever equals the
+/// smallest of these, and whatever lies less than `margin` below it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Top<'a> {
+    /// How many.
+    pub count: usize,
+    /// How far below the `count`-th largest logit.
+    pub margin: f32,
+    /// Tokens whose logits are wanted in any case, each once.
+    pub ids: &'a [u32],
+}
+
+/// What [`Backend::logits`] has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Computed {
+    /// False when only what was wanted is there: every logit that is not negative infinity has the very bits that the full head
+    /// gives, is finite, and everything wanted is among them.
+    pub complete: bool,
+    /// Bytes of weights read.
+    pub bytes: u64,
+}
+
 /// Where and how the arithmetic runs. A network is written once over these verbs; every implementation gives results
 /// that pass the same conformance suite, and CPU tiers give the same bits.
 ///
@@ -66,6 +97,11 @@ pub trait Backend: Send + Sync + 'static {
     fn ternary(&self, weights: TernaryWeights) -> Result<Self::Ternary, KernelError>;
     /// Takes dense weights: checks byte length.
     fn dense(&self, weights: DenseWeights) -> Result<Self::Dense, KernelError>;
+    /// Takes the weights of an output head, as [`dense`](Self::dense) does, and reserves what makes [`Wanted::Top`] fast:
+    /// [`selection_bytes`](crate::selection_bytes).
+    fn head(&self, weights: DenseWeights) -> Result<Self::Dense, KernelError> {
+        self.dense(weights)
+    }
     /// Takes a norm.
     fn norm_weight(&self, norm: NormWeight) -> Result<Self::Norm, KernelError>;
     /// Copies the rows to the host: `[rows, cols]`, row-major, into `out`.
@@ -126,6 +162,16 @@ pub trait Backend: Send + Sync + 'static {
     /// `x += y`.
     fn add(&self, x: &mut Self::Rows, y: &Self::Rows);
 
-    /// Final norm and output head for the chosen rows of `x`: `out[i] = head · RMSNorm(x[rows[i]])`.
-    fn logits(&self, x: &Self::Rows, rows: &[u32], norm: &Self::Norm, head: &Self::Dense, out: &mut Self::Rows);
+    /// Final norm and output head for the chosen rows of `x`: `out[i] = head · RMSNorm(x[rows[i]])`. What is not wanted may
+    /// be negative infinity instead.
+    #[allow(clippy::too_many_arguments)]
+    fn logits(
+        &self,
+        x: &Self::Rows,
+        rows: &[u32],
+        norm: &Self::Norm,
+        head: &Self::Dense,
+        wanted: Wanted<'_>,
+        out: &mut Self::Rows,
+    ) -> Computed;
 }

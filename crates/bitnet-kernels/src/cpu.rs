@@ -14,8 +14,8 @@ pub use self_test::self_test;
 use crate::rope_store::Rotations;
 use crate::threads::Pool;
 use crate::{
-    Activation, Backend, Batch, Dense, DenseWeights, Isa, KernelError, KvShape, NormWeight, RopeTable, Ternary,
-    TernaryWeights,
+    Activation, Backend, Batch, Computed, Dense, DenseWeights, Isa, KernelError, KvShape, NormWeight, RopeTable,
+    Ternary, TernaryWeights, Wanted,
 };
 use crate::{add, attend, dense_matmul, embed, gated_activation, logits, norm, quantize, rope_store, ternary_matmul};
 
@@ -140,6 +140,10 @@ impl Backend for Cpu {
         dense_matmul::load(self, weights)
     }
 
+    fn head(&self, weights: DenseWeights) -> Result<Dense, KernelError> {
+        dense_matmul::load_head(self, weights)
+    }
+
     fn norm_weight(&self, norm: NormWeight) -> Result<NormWeight, KernelError> {
         Ok(norm)
     }
@@ -197,7 +201,15 @@ impl Backend for Cpu {
         add::run(self, x, y);
     }
 
-    fn logits(&self, x: &Rows, rows: &[u32], norm: &NormWeight, head: &Dense, out: &mut Rows) {
-        logits::run(self, x, rows, norm, head, out);
+    fn logits(
+        &self,
+        x: &Rows,
+        rows: &[u32],
+        norm: &NormWeight,
+        head: &Dense,
+        wanted: Wanted<'_>,
+        out: &mut Rows,
+    ) -> Computed {
+        logits::run(self, x, rows, norm, head, wanted, out)
     }
 }

@@ -2,9 +2,11 @@
 
 use crate::dense_formats::{BF16, F16, F32, Format, PANEL, Panel, Q4_0, Q4K, Q6K, Q8_0, Ternary};
 use crate::lanes::{Kernel, LANES, Lanes, dispatch};
+use crate::selection::Selection;
 use crate::threads::{COLUMN_STEP, ColumnTile};
 use crate::{Cpu, DenseFormat, DenseWeights, KernelError, Rows};
 use bytes::Bytes;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Weight rows that are multiplied together, so that their sums hide each other's latency.
 const ROWS: usize = 4;
@@ -22,6 +24,8 @@ pub struct Dense {
     /// Scale of [`DenseFormat::Ternary`], else 1.
     scale: f32,
     bytes: Bytes,
+    /// Of an output head that has memory for it.
+    selection: Option<Mutex<Selection>>,
 }
 
 /// Evaluates an expression with the [`Format`] of a matrix.
@@ -72,7 +76,7 @@ impl Dense {
     /// Checks byte length, and codes and scale of ternary matrices.
     pub(crate) fn new(weights: DenseWeights) -> Result<Dense, KernelError> {
         let DenseWeights { rows, cols, format, bytes } = weights;
-        let mut dense = Dense { rows, cols, format, row_bytes: 0, scale: 1.0, bytes };
+        let mut dense = Dense { rows, cols, format, row_bytes: 0, scale: 1.0, bytes, selection: None };
         let (block, block_bytes) = with_format!(dense, format => block_of(format));
         let ternary = format == DenseFormat::Ternary;
         if cols % block != 0 && !ternary {
@@ -118,15 +122,41 @@ impl Dense {
         self.cols
     }
 
+    /// Bytes of the values.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Bytes of one row.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    /// Memory for selecting rows, if this is a head that has it.
+    pub(crate) fn selection(&self) -> Option<MutexGuard<'_, Selection>> {
+        self.selection.as_ref().map(|selection| selection.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Decodes the panel of a row that starts at column `first`. The last lanes may lie behind the row's end: zeros.
+    #[inline(always)]
+    pub(crate) fn decode_panel<'p, L: Lanes>(
+        &self,
+        l: L,
+        row: usize,
+        first: usize,
+        panel: &'p mut Panel,
+    ) -> &'p [[f32; LANES]] {
+        with_format!(self, format => format.decode(l, self.panel_bytes(format, row, first), panel));
+        &panel[..(self.cols - first).min(PANEL).div_ceil(LANES)]
+    }
+
     /// Calls `emit(first column, values)` for the decoded panels of a row. The last lanes may lie behind the row's end.
     #[inline(always)]
     pub(crate) fn decode_row<L: Lanes>(&self, l: L, row: usize, mut emit: impl FnMut(usize, &[[f32; LANES]])) {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         let mut panel = [[0.0; LANES]; PANEL / LANES];
         for first in (0..self.cols).step_by(PANEL) {
-            with_format!(self, format => format.decode(l, self.panel_bytes(format, row, first), &mut panel));
-            let lanes = (self.cols - first).min(PANEL).div_ceil(LANES);
-            emit(first, &panel[..lanes]);
+            emit(first, self.decode_panel(l, row, first, &mut panel));
         }
     }
 
@@ -145,6 +175,15 @@ pub(crate) fn load(cpu: &Cpu, weights: DenseWeights) -> Result<Dense, KernelErro
     let dense = Dense::new(weights)?;
     cpu.reserve_scratch(dense.cols.saturating_mul(TOKENS))?;
     Ok(dense)
+}
+
+/// As [`load`], with memory for selections if the format allows them.
+pub(crate) fn load_head(cpu: &Cpu, weights: DenseWeights) -> Result<Dense, KernelError> {
+    let mut head = load(cpu, weights)?;
+    if Selection::bytes(head.format, head.rows, head.cols).is_some() {
+        head.selection = Some(Mutex::new(Selection::reserve(head.rows, head.cols)?));
+    }
+    Ok(head)
 }
 
 /// `outs[i] = x · weights[i]ᵀ`.

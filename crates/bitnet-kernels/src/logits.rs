@@ -1,12 +1,21 @@
 //! `logits`: the final norm and the output head, for chosen rows only.
 
 use crate::dense_matmul::{self, Dense, TOKENS};
-use crate::{Cpu, NormWeight, Rows, norm};
+use crate::{Computed, Cpu, NormWeight, Rows, Wanted, norm};
 
-/// `out[i] = head · RMSNorm(x[rows[i]])`.
-pub(crate) fn run(cpu: &Cpu, x: &Rows, rows: &[u32], norm: &NormWeight, head: &Dense, out: &mut Rows) {
+/// `out[i] = head · RMSNorm(x[rows[i]])`. For a single row, only what is wanted.
+pub(crate) fn run(
+    cpu: &Cpu,
+    x: &Rows,
+    rows: &[u32],
+    norm: &NormWeight,
+    head: &Dense,
+    wanted: Wanted<'_>,
+    out: &mut Rows,
+) -> Computed {
     let cols = x.cols();
     assert_eq!(cols, norm.weight.len(), "channels of the final norm");
+    assert_eq!((cols, out.cols()), (head.cols(), head.rows()), "shape of the head");
     out.set_len(rows.len());
     let mut scratch = cpu.scratch();
     for (block, rows) in rows.chunks(TOKENS).enumerate() {
@@ -14,6 +23,15 @@ pub(crate) fn run(cpu: &Cpu, x: &Rows, rows: &[u32], norm: &NormWeight, head: &D
         cpu.pool().chunks(normed, cols, crate::threads::grain(cols), |i, out| {
             norm::row(cpu.isa(), x.row(rows[i] as usize), norm, out);
         });
+        if let Wanted::Top(top) = wanted
+            && out.len() == 1
+            && let Some(mut selection) = head.selection()
+            && let Some(bytes) = selection.run(cpu, normed, head, top, out)
+        {
+            return Computed { complete: false, bytes };
+        }
         dense_matmul::multiply(cpu, normed, cols, block * TOKENS, &[head], &mut [out]);
     }
+    let passes = rows.len().div_ceil(TOKENS);
+    Computed { complete: true, bytes: (head.bytes() * passes) as u64 }
 }

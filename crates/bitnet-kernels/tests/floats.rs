@@ -7,7 +7,7 @@ mod suite;
 
 use bitnet_kernels::{
     Activation, Backend, Batch, Cpu, CpuOptions, DenseFormat, DenseWeights, Isa, KernelError, Kv, KvShape, NormWeight,
-    RopeStyle, RopeTable, Rows,
+    RopeStyle, RopeTable, Rows, Wanted,
 };
 use suite::{FORMATS, Random, dense, download, odd_cols, random_dense, upload};
 
@@ -106,7 +106,7 @@ fn logits_are_products_of_normed_rows() {
     let logits = same_everywhere("logits", |cpu| {
         let head = dense(cpu, DenseFormat::F16, vocab, cols, bytes.clone());
         let mut out = cpu.rows(tokens, vocab).expect("memory");
-        cpu.logits(&upload(cpu, &x, cols), &chosen, &norm, &head, &mut out);
+        cpu.logits(&upload(cpu, &x, cols), &chosen, &norm, &head, Wanted::All, &mut out);
         out.data().to_vec()
     });
     let cpu = cpu(Isa::best(), 2);

@@ -7,7 +7,7 @@ use crate::state::{Buffers, State, StateShape};
 use crate::weights::{Loader, WeightBytes};
 use crate::{Config, ModelError, rope};
 use bitnet_formats::Checkpoint;
-use bitnet_kernels::{Backend, Batch, RopeTable};
+use bitnet_kernels::{Backend, Batch, Computed, RopeTable, Wanted};
 use std::mem::swap;
 
 /// Choices at load; the defaults follow the file and the catalogue.
@@ -21,6 +21,9 @@ pub struct LoadOptions {
     pub activation: Option<bitnet_kernels::Activation>,
     /// Overrides the direction of HF weight scales: true = `weight = code / scale`.
     pub inverse_scale: Option<bool>,
+    /// Reserves memory for finding the tokens that can be chosen without reading the whole output head: about a third of the
+    /// head's bytes, touched with the second token that is chosen that way. By default for heads of 64 MiB or more.
+    pub select_head: Option<bool>,
 }
 
 /// A loaded network on a backend.
@@ -57,9 +60,14 @@ impl<B: Backend> Model<B> {
         let (config, notes) = Config::read(checkpoint, options)?;
         let mut loader = Loader::new(checkpoint, &config, options, notes);
         let embedding = loader.embedding()?;
-        let embedding = backend.dense(embedding).map_err(|e| loader.refused(Role::Embedding, e))?;
+        let is_head = config.tied_head && loader.selects(&embedding);
+        let embedding = if is_head { backend.head(embedding) } else { backend.dense(embedding) };
+        let embedding = embedding.map_err(|e| loader.refused(Role::Embedding, e))?;
         let head = match loader.head()? {
-            Some(head) => Some(backend.dense(head).map_err(|e| loader.refused(Role::Head, e))?),
+            Some(head) => {
+                let head = if loader.selects(&head) { backend.head(head) } else { backend.dense(head) };
+                Some(head.map_err(|e| loader.refused(Role::Head, e))?)
+            }
             None => None,
         };
         let final_norm = block::norm(&mut loader, &backend, Role::FinalNorm, config.hidden)?;
@@ -91,7 +99,7 @@ impl<B: Backend> Model<B> {
         MemoryPlan::new(&self.config, &self.bytes, shape)
     }
 
-    /// Bytes of weights read for one decoded token (the decode bound is this over the memory bandwidth).
+    /// Bytes of weights read for one decoded token with all its logits.
     pub fn bytes_per_token(&self) -> u64 {
         self.bytes.per_token
     }
@@ -111,12 +119,23 @@ impl<B: Backend> Model<B> {
         self.forward_observed(state, batch, &mut |_, _| {});
     }
 
+    /// [`forward`](Self::forward) for those logits only that are wanted. The bytes are those of all weights that the step read.
+    pub fn forward_wanted(&self, state: &mut State<B>, batch: &Batch, wanted: Wanted<'_>) -> Computed {
+        self.run_blocks(state, batch, &mut |_, _| {});
+        let computed = self.logits(state, batch, wanted);
+        Computed { bytes: self.bytes.per_token - self.bytes.head + computed.bytes, ..computed }
+    }
+
     /// [`forward`](Self::forward) that shows the hidden state `[tokens, hidden]` after the embedding and every block.
     pub fn forward_observed(&self, state: &mut State<B>, batch: &Batch, observe: &mut impl FnMut(Stage, &B::Rows)) {
         self.run_blocks(state, batch, observe);
+        self.logits(state, batch, Wanted::All);
+    }
+
+    fn logits(&self, state: &mut State<B>, batch: &Batch, wanted: Wanted<'_>) -> Computed {
         let Buffers { hidden, logits, .. } = &mut state.buffers;
         let head = self.head.as_ref().unwrap_or(&self.embedding);
-        self.backend.logits(hidden, batch.logit_rows(), &self.final_norm, head, logits);
+        self.backend.logits(hidden, batch.logit_rows(), &self.final_norm, head, wanted, logits)
     }
 
     /// The whole network up to the final norm.

@@ -6,13 +6,18 @@ use crate::names::{BlockRole, Naming, Projection, Role};
 use crate::rope::HeadRows;
 use crate::{LoadOptions, ModelError};
 use bitnet_formats::{Checkpoint, Encoding, FormatError, I2sLayout, Scales, Tensor, Ternary};
-use bitnet_kernels::{DenseFormat, DenseWeights, KernelError, NormWeight, TernaryScales, TernaryWeights};
+use bitnet_kernels::{
+    DenseFormat, DenseWeights, KernelError, NormWeight, TernaryScales, TernaryWeights, selection_bytes,
+};
 use half::{bf16, f16};
 use std::collections::BTreeSet;
 
 /// Dense tensors up to this size are searched for NaN and infinity at load; in bigger ones (embeddings) that would
 /// cost a pass over memory, and the engine notices NaN logits.
 const SEARCHED_BYTES: usize = 4 << 20;
+
+/// Output heads from this size on get memory for selections, unless the options say otherwise.
+const SELECTED_BYTES: usize = 64 << 20;
 
 /// A weight matrix on its way to the backend.
 pub(crate) enum Matrix {
@@ -29,6 +34,8 @@ pub(crate) struct WeightBytes {
     pub(crate) owned: u64,
     /// Read for one decoded token.
     pub(crate) per_token: u64,
+    /// Of these, in the output head.
+    pub(crate) head: u64,
     /// Some projection takes int8.
     pub(crate) int8: bool,
     /// Some projection takes floats.
@@ -40,6 +47,7 @@ pub(crate) struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     config: &'a Config,
     i2s_layout: Option<I2sLayout>,
+    select_head: Option<bool>,
     naming: Naming,
     taken: BTreeSet<&'a str>,
     pub(crate) notes: Vec<String>,
@@ -54,25 +62,27 @@ impl<'a> Loader<'a> {
         notes: Vec<String>,
     ) -> Loader<'a> {
         let naming = Naming::of(checkpoint, config.post_norms);
-        let i2s_layout = options.i2s_layout;
-        Loader { checkpoint, config, i2s_layout, naming, taken: BTreeSet::new(), notes, bytes: WeightBytes::default() }
+        let LoadOptions { i2s_layout, select_head, .. } = *options;
+        let (taken, bytes) = Default::default();
+        Loader { checkpoint, config, i2s_layout, select_head, naming, taken, notes, bytes }
     }
 
     /// A loader of the same checkpoint for another thread.
     pub(crate) fn fork(&self) -> Loader<'a> {
-        let &Loader { checkpoint, config, i2s_layout, naming, .. } = self;
+        let &Loader { checkpoint, config, i2s_layout, select_head, naming, .. } = self;
         let (taken, notes, bytes) = Default::default();
-        Loader { checkpoint, config, i2s_layout, naming, taken, notes, bytes }
+        Loader { checkpoint, config, i2s_layout, select_head, naming, taken, notes, bytes }
     }
 
     /// Takes over what a forked loader has handed out.
     pub(crate) fn join(&mut self, part: Loader<'a>) {
         self.taken.extend(part.taken);
         part.notes.into_iter().for_each(|note| self.note_once(note));
-        let WeightBytes { mapped, owned, per_token, int8, float } = part.bytes;
+        let WeightBytes { mapped, owned, per_token, head, int8, float } = part.bytes;
         self.bytes.mapped += mapped;
         self.bytes.owned += owned;
         self.bytes.per_token += per_token;
+        self.bytes.head += head;
         self.bytes.int8 |= int8;
         self.bytes.float |= float;
     }
@@ -161,9 +171,10 @@ impl<'a> Loader<'a> {
     pub(crate) fn embedding(&mut self) -> Result<DenseWeights, ModelError> {
         let tensor = self.require(Role::Embedding)?;
         let table = self.table(tensor)?;
-        let bytes = table.bytes.len() as u64;
-        self.bytes.per_token += if self.config.tied_head { bytes } else { 0 };
-        self.bytes.per_token += bytes / self.config.vocab as u64; // one row is gathered
+        if self.config.tied_head {
+            self.count_head(&table);
+        }
+        self.bytes.per_token += table.bytes.len() as u64 / self.config.vocab as u64; // one row is gathered
         Ok(table)
     }
 
@@ -181,8 +192,23 @@ impl<'a> Loader<'a> {
             None => self.require(Role::Head)?,
         };
         let table = self.table(tensor)?;
-        self.bytes.per_token += table.bytes.len() as u64;
+        self.count_head(&table);
         Ok(Some(table))
+    }
+
+    fn count_head(&mut self, head: &DenseWeights) {
+        let bytes = head.bytes.len() as u64;
+        self.bytes.per_token += bytes;
+        self.bytes.head += bytes;
+        if self.selects(head) {
+            self.bytes.owned += selection_bytes(head) as u64;
+        }
+    }
+
+    /// Whether an output head gets memory for selections.
+    pub(crate) fn selects(&self, head: &DenseWeights) -> bool {
+        let used = self.config.pooling.is_none(); // embedding models have no use for logits
+        used && self.select_head.unwrap_or(head.bytes.len() >= SELECTED_BYTES)
     }
 
     fn table(&mut self, tensor: &'a Tensor) -> Result<DenseWeights, ModelError> {

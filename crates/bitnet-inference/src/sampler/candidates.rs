@@ -44,6 +44,30 @@ impl Candidates {
         self.list.extend(logits.into_iter().zip(0u32..).map(|(logit, id)| Candidate { id, logit, p: 0.0 }));
     }
 
+    /// Starts over with the tokens whose logits are there; the others are negative infinity.
+    pub(super) fn fill_finite(&mut self, logits: &[f32]) {
+        self.list.clear();
+        let there = logits.iter().zip(0u32..).filter(|(logit, _)| **logit > f32::NEG_INFINITY);
+        self.list.extend(there.map(|(&logit, id)| Candidate { id, logit: f64::from(logit), p: 0.0 }));
+    }
+
+    /// Puts the distinct tokens of `ids` into `out`; false when they exceed its capacity.
+    pub(super) fn distinct(&mut self, ids: impl Iterator<Item = u32>, out: &mut Vec<u32>) -> bool {
+        out.clear();
+        let mut fits = true;
+        for id in ids {
+            let Some(count @ 0) = self.counts.get_mut(id as usize) else { continue };
+            fits = out.len() < out.capacity();
+            if !fits {
+                break;
+            }
+            *count = 1;
+            out.push(id);
+        }
+        out.iter().for_each(|&id| self.counts[id as usize] = 0);
+        fits
+    }
+
     /// What is left, in ascending id order.
     pub fn list(&self) -> &[Candidate] {
         &self.list

@@ -54,9 +54,8 @@ impl Candidates {
         if ratio <= 0.0 {
             return;
         }
-        self.softmax();
-        let bound = ratio * self.max_p();
-        self.list.retain(|c| c.p >= bound);
+        let max = self.max_logit();
+        self.list.retain(|c| libm::exp(c.logit - max) >= ratio);
     }
 
     /// Locally typical sampling (Meister et al. 2022): the smallest set of tokens whose surprise is nearest to the

@@ -10,6 +10,7 @@ pub(crate) mod x86_64;
 
 use crate::Isa;
 use crate::cpu::{Quantized, RowScale};
+use crate::planes::{self, CoarseRows, Query};
 use crate::ternary_matmul::{GroupPanel, Panel, scalar};
 
 /// Calls `store(row, token, sums)` for all rows and tokens, some rows at a time; sums are `Σ q·code`.
@@ -59,6 +60,47 @@ pub(crate) fn quantize(
         Isa::Avx2 => unsafe { x86_64::quantize::avx2(x, norm, codes, sums) },
         _ => crate::quantize::body(x, norm, codes, sums),
     }
+}
+
+/// Sums over the coarse plane of a head, see [`planes::scalar`].
+pub(crate) fn coarse_sums(isa: Isa, rows: CoarseRows<'_>, query: &Query, store: impl FnMut(usize, i64)) {
+    match isa {
+        // SAFETY: the processor supports the tier, see above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx | Isa::Avx512Vnni => unsafe { x86_64::planes::coarse_sums_avx512(rows, query, store) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { x86_64::planes::coarse_sums_avx2(rows, query, store) },
+        _ => planes::scalar::coarse_sums(rows, query, store),
+    }
+}
+
+/// The sum over the fine plane of one row.
+pub(crate) fn fine_sum(isa: Isa, fine: &[u8], query: &Query) -> i64 {
+    match isa {
+        // SAFETY: the processor supports the tier, see above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx | Isa::Avx512Vnni => unsafe { x86_64::planes::fine_sum_avx512(fine, query) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { x86_64::planes::fine_sum_avx2(fine, query) },
+        _ => planes::scalar::fine_sum(fine, query),
+    }
+}
+
+/// Fetches the cache lines of bytes that are read soon; only a hint.
+#[inline(always)]
+pub(crate) fn fetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.chunks(64) {
+        // SAFETY: every x86-64 processor has SSE, and a fetch changes nothing that can be seen.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
 }
 
 /// Fetches the cache lines of the first `len` values, to be written soon: full lines only, and only a hint.

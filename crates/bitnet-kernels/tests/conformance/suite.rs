@@ -3,7 +3,7 @@
 
 use bitnet_kernels::{
     Activation, Backend, Batch, DenseFormat, DenseWeights, KvShape, NormWeight, PAGE_LEN, RopeStyle, RopeTable,
-    TernaryScales, TernaryWeights,
+    TernaryScales, TernaryWeights, Wanted,
 };
 
 /// Runs all of it; panics with what differs.
@@ -494,7 +494,7 @@ fn makes_logits<B: Backend>(backend: &B) {
     let x_rows = upload(backend, &x, cols);
     let mut out = backend.rows(tokens, vocab).expect("memory");
     for rows in [vec![69, 2], vec![], (0..70).rev().collect::<Vec<u32>>()] {
-        backend.logits(&x_rows, &rows, &norm, &head, &mut out);
+        backend.logits(&x_rows, &rows, &norm, &head, Wanted::All, &mut out);
         let got = download(backend, &out, rows.len() * vocab);
         for (i, got) in got.iter().enumerate() {
             let x = &x[rows[i / vocab] as usize * cols..][..cols];

@@ -3,6 +3,7 @@
 pub(crate) mod amx;
 pub(crate) mod float_avx2;
 pub(crate) mod float_avx512;
+pub(crate) mod planes;
 pub(crate) mod quantize;
 pub(crate) mod ternary_amx;
 pub(crate) mod ternary_avx2;

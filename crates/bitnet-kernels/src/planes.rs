@@ -1,0 +1,408 @@
+//! Bit planes of an output head: a uniform 6-bit quantisation of every row, cut so that a look at all rows reads 5 bits per
+//! weight and a closer look at some of them one bit more; with a bound of what the difference to the real weights can
+//! matter.
+//!
+//! Row `r` is approximated by `step · (u - 31.5)` with codes `u` in `0..64`. The coarse plane holds `u / 2`, which stands for
+//! the middle of both codes, `step · (2 (u / 2) - 31)`; the fine plane holds `u % 2`. Sums over codes are exact integers.
+//! For weights `w`, approximation `ŵ`, activations `x` and their quantisation `x̂`, by Cauchy and Schwarz
+//!
+//! `|w·x - ŵ·x̂| = |(w - ŵ)·x + ŵ·(x - x̂)| ≤ |w - ŵ| |x| + (|w| + |w - ŵ|) |x - x̂|`.
+
+use crate::aligned::Aligned;
+use crate::dense_formats::PANEL;
+use crate::lanes::{Kernel, LANES, Lanes, dispatch};
+use crate::{Cpu, Dense, KernelError};
+
+/// Columns of a block. Its coarse codes are 64 bytes of `u / 4`, column `p` in the low and column `64 + p` in the high half
+/// of byte `p`; and one bit per column, `u / 2 % 2`. All coarse halves of a row stand first, then its bits.
+pub(crate) const BLOCK: usize = 128;
+/// Bytes of a block's halves.
+pub(crate) const HALVES: usize = BLOCK / 2;
+/// Bytes of a block's bits.
+pub(crate) const BITS: usize = BLOCK / 8;
+/// Rows start on a cache line.
+const LINE: usize = 64;
+/// Rows whose largest weight lies outside of this range are not approximated: squares might overflow or vanish.
+const RANGE: std::ops::RangeInclusive<f32> = 1.0 / (1u64 << 50) as f32..=(1u64 << 50) as f32;
+/// Largest quantised activation: its upper half is an int8.
+const LARGEST: f64 = 127.0 * 256.0;
+/// Half a unit in the last place of 1.
+const ROUNDING: f64 = 1.0 / (1u64 << 24) as f64;
+
+/// What is known about a row besides its codes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RowFacts {
+    /// Distance between two codes.
+    step: f32,
+    /// At least the length of the row.
+    length: f32,
+    /// At least the length of what the coarse codes leave out.
+    coarse_error: f32,
+    /// At least the length of what all codes leave out.
+    fine_error: f32,
+}
+
+/// The planes of a head `[rows, cols]`.
+pub(crate) struct Planes {
+    blocks: usize,
+    coarse_row: usize,
+    coarse: Aligned<u8>,
+    fine: Aligned<u8>,
+    facts: Aligned<RowFacts>,
+    /// At least the length of every row that is approximated.
+    longest: f32,
+}
+
+/// Bytes of the coarse plane of a row.
+fn coarse_row(blocks: usize) -> usize {
+    (blocks * (HALVES + BITS)).next_multiple_of(LINE)
+}
+
+impl Planes {
+    /// Bytes that the planes of a head take.
+    pub(crate) fn bytes(rows: usize, cols: usize) -> usize {
+        let blocks = cols.div_ceil(BLOCK);
+        rows.saturating_mul(coarse_row(blocks) + blocks * BITS + size_of::<RowFacts>())
+    }
+
+    /// Reserves memory, which nobody touches before [`fill`](Self::fill).
+    pub(crate) fn reserve(rows: usize, cols: usize) -> Result<Planes, KernelError> {
+        let what = "the bit planes of the output head";
+        let blocks = cols.div_ceil(BLOCK);
+        let coarse_row = coarse_row(blocks);
+        Ok(Planes {
+            blocks,
+            coarse_row,
+            coarse: Aligned::zeroed(what, rows.saturating_mul(coarse_row))?,
+            fine: Aligned::zeroed(what, rows.saturating_mul(blocks * BITS))?,
+            facts: Aligned::zeroed(what, rows)?,
+            longest: 0.0,
+        })
+    }
+
+    /// Quantises all rows. Allocates nothing.
+    pub(crate) fn fill(&mut self, cpu: &Cpu, dense: &Dense) {
+        let (coarse, fine) = (self.coarse_row, self.blocks * BITS);
+        let grain = crate::threads::grain(dense.cols());
+        let (coarse, fine) = ((&mut *self.coarse, coarse), (&mut *self.fine, fine));
+        cpu.pool().zip_rows(dense.rows(), grain, coarse, fine, (&mut *self.facts, 1), |row, coarse, fine, facts| {
+            facts[0] = dispatch(cpu.isa(), Encode { dense, row, coarse, fine });
+        });
+        let lengths = self.facts.iter().map(|facts| facts.length);
+        self.longest = lengths.filter(|length| length.is_finite()).fold(0.0, f32::max);
+    }
+
+    /// Bytes that a look at all rows reads.
+    pub(crate) fn coarse_bytes(&self) -> usize {
+        self.coarse.len() + size_of_val(&*self.facts)
+    }
+
+    /// Bytes that a closer look at a row reads.
+    pub(crate) fn fine_row_bytes(&self) -> usize {
+        self.blocks * BITS
+    }
+
+    /// The coarse codes of some rows.
+    pub(crate) fn coarse(&self, rows: std::ops::Range<usize>) -> CoarseRows<'_> {
+        let bytes = &self.coarse[rows.start * self.coarse_row..rows.end * self.coarse_row];
+        CoarseRows { bytes, row_bytes: self.coarse_row, blocks: self.blocks }
+    }
+
+    /// The fine bits of a row.
+    pub(crate) fn fine(&self, row: usize) -> &[u8] {
+        &self.fine[row * self.blocks * BITS..(row + 1) * self.blocks * BITS]
+    }
+
+    /// What is known about every row.
+    pub(crate) fn facts(&self) -> &[RowFacts] {
+        &self.facts
+    }
+}
+
+/// Coarse codes of consecutive rows.
+#[derive(Clone, Copy)]
+pub(crate) struct CoarseRows<'a> {
+    bytes: &'a [u8],
+    row_bytes: usize,
+    blocks: usize,
+}
+
+impl<'a> CoarseRows<'a> {
+    /// How many rows.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() / self.row_bytes
+    }
+
+    /// Halves and bits of a row, one entry per block.
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> (&'a [[u8; HALVES]], &'a [[u8; BITS]]) {
+        let row = &self.bytes[row * self.row_bytes..(row + 1) * self.row_bytes];
+        let (halves, bits) = row.split_at(self.blocks * HALVES);
+        (halves.as_chunks().0, bits[..self.blocks * BITS].as_chunks().0)
+    }
+}
+
+/// Quantises one row.
+struct Encode<'a> {
+    dense: &'a Dense,
+    row: usize,
+    coarse: &'a mut [u8],
+    fine: &'a mut [u8],
+}
+
+/// Adding and subtracting it rounds small numbers to whole ones.
+const WHOLE: f32 = 12_582_912.0; // 1.5 * 2^23
+
+/// The code of `w` as a float: `w / step + 31.5`, rounded, in `0..=63`.
+#[inline(always)]
+fn code<L: Lanes>(l: L, w: L::V, inverse_step: L::V) -> L::V {
+    let code = l.fma(w, inverse_step, l.splat(31.5));
+    let code = l.smaller(l.larger(code, l.splat(0.0)), l.splat(63.0));
+    l.sub(l.add(code, l.splat(WHOLE)), l.splat(WHOLE))
+}
+
+/// `squares + (w - step · (factor · code - middle))²`
+#[inline(always)]
+fn add_square<L: Lanes>(l: L, squares: L::V, w: L::V, minus_step: L::V, code: L::V, factor: f32, middle: f32) -> L::V {
+    let error = l.fma(minus_step, l.fma(l.splat(factor), code, l.splat(-middle)), w);
+    l.fma(error, error, squares)
+}
+
+/// Steps that are tried: the whole range of the row, one that suits normally distributed weights, and one in between.
+const STEPS: usize = 3;
+
+impl Kernel for Encode<'_> {
+    type Output = RowFacts;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) -> RowFacts {
+        let Encode { dense, row, coarse, fine } = self;
+        let cols = dense.cols();
+        let mut panel = [[0.0; LANES]; PANEL / LANES];
+        let (mut max, mut squares) = (l.splat(0.0), l.splat(0.0));
+        for first in (0..cols).step_by(PANEL) {
+            for w in dense.decode_panel(l, row, first, &mut panel) {
+                let w = l.load(w);
+                max = l.larger(l.larger(w, l.sub(l.splat(0.0), w)), max);
+                squares = l.fma(w, w, squares);
+            }
+        }
+        let (max, squares) = (l.largest(max), l.sum(squares));
+        if !RANGE.contains(&max) || !squares.is_finite() {
+            // Zeros, or so small that it does not matter; all others are never left out.
+            let small = squares.is_finite() && max < *RANGE.start();
+            let length = if small { upper(f64::from(max) * (cols as f64).sqrt()) } else { f32::INFINITY };
+            return RowFacts { step: 0.0, length, coarse_error: length, fine_error: length };
+        }
+
+        let whole = max / 32.0;
+        let normal = (0.098 * (squares / cols as f32).sqrt()).min(whole);
+        let steps: [f32; STEPS] = [normal, (normal * whole).sqrt(), whole];
+        let mut errors = [l.splat(0.0); STEPS];
+        for first in (0..cols).step_by(PANEL) {
+            for w in dense.decode_panel(l, row, first, &mut panel) {
+                let w = l.load(w);
+                for i in 0..STEPS {
+                    let code = code(l, w, l.splat(1.0 / steps[i]));
+                    // half of an even code, and of an odd one less one
+                    let coarse = l.fma(code, l.splat(0.5), l.splat(-0.25));
+                    let coarse = l.sub(l.add(coarse, l.splat(WHOLE)), l.splat(WHOLE));
+                    errors[i] = add_square(l, errors[i], w, l.splat(-steps[i]), coarse, 2.0, 31.0);
+                }
+            }
+        }
+        let mut best = (f32::INFINITY, whole);
+        for i in 0..STEPS {
+            let error = l.sum(errors[i]);
+            if error < best.0 {
+                best = (error, steps[i]);
+            }
+        }
+
+        let (coarse_error, step) = best;
+        let mut error = l.splat(0.0);
+        let (halves, bits) = coarse.split_at_mut(cols.div_ceil(BLOCK) * HALVES);
+        let (halves, _) = halves.as_chunks_mut::<HALVES>();
+        let (bits, _) = bits.as_chunks_mut::<BITS>();
+        let (fine, _) = fine.as_chunks_mut::<BITS>();
+        let mut codes = [[0; LANES]; PANEL / LANES];
+        for first in (0..cols).step_by(PANEL) {
+            let lanes = dense.decode_panel(l, row, first, &mut panel);
+            let used = lanes.len();
+            for (w, codes) in lanes.iter().zip(&mut codes) {
+                let w = l.load(w);
+                let code = code(l, w, l.splat(1.0 / step));
+                error = add_square(l, error, w, l.splat(-step), code, 1.0, 31.5);
+                let mut lanes = [0.0; LANES];
+                l.store(l.add(code, l.splat(WHOLE)), &mut lanes);
+                for j in 0..LANES {
+                    codes[j] = lanes[j].to_bits() as u8 & 63;
+                }
+            }
+            codes[used..].fill([0; LANES]); // columns that do not exist meet activations of zero
+            let (blocks, _) = codes.as_flattened().as_chunks::<BLOCK>();
+            for (i, codes) in blocks.iter().enumerate() {
+                let block = first / BLOCK + i;
+                if block == halves.len() {
+                    break;
+                }
+                for p in 0..HALVES {
+                    halves[block][p] = codes[p] >> 2 | codes[HALVES + p] >> 2 << 4;
+                }
+                for (j, codes) in codes.as_chunks::<8>().0.iter().enumerate() {
+                    bits[block][j] = gather(u64::from_le_bytes(*codes) >> 1);
+                    fine[block][j] = gather(u64::from_le_bytes(*codes));
+                }
+            }
+        }
+        // Every lane rounds once per sum and step, which is less than the factor.
+        let grow = |squares: f32| upper((f64::from(squares) * (1.0 + (cols + 64) as f64 * ROUNDING)).sqrt());
+        RowFacts { step, length: grow(squares), coarse_error: grow(coarse_error), fine_error: grow(l.sum(error)) }
+    }
+}
+
+/// The lowest bits of eight bytes.
+#[inline(always)]
+fn gather(bytes: u64) -> u8 {
+    ((bytes & 0x0101_0101_0101_0101).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8
+}
+
+/// An f32 that is not below `x`.
+fn upper(x: f64) -> f32 {
+    (x as f32).next_up()
+}
+
+/// Activations as 16-bit integers in two halves: `x ≈ scale · (256 high + low)`.
+pub(crate) struct Query {
+    /// Whole blocks, the rest zero.
+    high: Aligned<i8>,
+    low: Aligned<i8>,
+    scale: f64,
+    /// Of the integers.
+    sum: i64,
+    bound: Bound,
+}
+
+/// Factors of a row's lengths in the bound of its error.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Bound {
+    /// Of what the codes leave out.
+    pub(crate) error: f64,
+    /// Of the row.
+    pub(crate) length: f64,
+    /// Added for results so small that they lose bits.
+    pub(crate) least: f64,
+}
+
+impl Query {
+    pub(crate) fn new(cols: usize) -> Result<Query, KernelError> {
+        let len = cols.next_multiple_of(BLOCK);
+        let zeroed = || Aligned::zeroed("quantised activations of the output head", len);
+        Ok(Query { high: zeroed()?, low: zeroed()?, scale: 0.0, sum: 0, bound: Bound::default() })
+    }
+
+    /// Quantises `x` for a look at `planes`. False when the bounds do not hold for it, because something is not finite or
+    /// might overflow or vanish.
+    pub(crate) fn set(&mut self, x: &[f32], planes: &Planes) -> bool {
+        let max = x.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+        if !RANGE.contains(&max) || !x.iter().all(|x| x.is_finite()) {
+            return false;
+        }
+        self.scale = f64::from(max) / LARGEST;
+        let (mut sum, mut length, mut rest) = (0, 0.0, 0.0);
+        for ((&x, high), low) in x.iter().zip(self.high.iter_mut()).zip(self.low.iter_mut()) {
+            let x = f64::from(x);
+            let whole = (x / self.scale).round_ties_even().clamp(-LARGEST, LARGEST);
+            let integer = whole as i32;
+            let upper = (integer + 128) >> 8; // -127..=127
+            (*high, *low) = (upper as i8, (integer - (upper << 8)) as i8);
+            sum += i64::from(integer);
+            length += x * x;
+            rest += (x - self.scale * whole) * (x - self.scale * whole);
+        }
+        self.sum = sum;
+        // f64 rounds some 2^-50 here; 2^-30 is more than enough
+        let (length, rest) = (length.sqrt() * (1.0 + 1e-9), rest.sqrt() * (1.0 + 1e-9) + length.sqrt() * 1e-12);
+        let both = length + rest;
+        // A lane adds each product and then the tree its four sums, all rounded: |fl(w·x) - w·x| ≤ m u / (1 - m u) |w| |x|.
+        let additions = (x.len().div_ceil(LANES) + 4) as f64 * ROUNDING;
+        // The approximation is rounded to f32, and bounds to f64.
+        let own = 8.0 * ROUNDING;
+        self.bound = Bound {
+            error: both * (1.0 + own),
+            length: rest + (additions / (1.0 - additions) + own) * both,
+            least: (x.len() + 16) as f64 * 2f64.powi(-148),
+        };
+        f64::from(planes.longest) * both < 2f64.powi(100)
+    }
+
+    /// Upper and lower halves of the integers.
+    pub(crate) fn halves(&self) -> (&[[i8; BLOCK]], &[[i8; BLOCK]]) {
+        (self.high.as_chunks().0, self.low.as_chunks().0)
+    }
+
+    /// How far approximations may be off.
+    pub(crate) fn bound(&self) -> Bound {
+        self.bound
+    }
+
+    /// The approximation from the coarse plane, given `Σ (u / 2) x̂`.
+    pub(crate) fn coarse(&self, facts: &RowFacts, sum: i64) -> f32 {
+        (f64::from(facts.step) * self.scale * (2 * sum - 31 * self.sum) as f64) as f32
+    }
+
+    /// The approximation from both planes, given the coarse one and `Σ (u % 2) x̂`.
+    pub(crate) fn fine(&self, facts: &RowFacts, coarse: f32, sum: i64) -> f64 {
+        f64::from(coarse) + f64::from(facts.step) * self.scale * (sum as f64 - 0.5 * self.sum as f64)
+    }
+}
+
+impl Bound {
+    /// More than what the logit can exceed its coarse approximation by. (NaN or infinite for rows that must not be left out.)
+    #[inline(always)]
+    pub(crate) fn coarse(&self, facts: &RowFacts) -> f64 {
+        f64::from(facts.coarse_error) * self.error + f64::from(facts.length) * self.length + self.least
+    }
+
+    /// The same for the approximation from both planes.
+    pub(crate) fn fine(&self, facts: &RowFacts) -> f64 {
+        f64::from(facts.fine_error) * self.error + f64::from(facts.length) * self.length + self.least
+    }
+}
+
+/// The oracle of the tiers under `arch`.
+pub(crate) mod scalar {
+    use super::{BITS, CoarseRows, HALVES, Query};
+
+    /// `store(row, Σ (u / 2) x̂)` for all rows.
+    pub(crate) fn coarse_sums(rows: CoarseRows<'_>, query: &Query, mut store: impl FnMut(usize, i64)) {
+        let (high, low) = query.halves();
+        for row in 0..rows.len() {
+            let (halves, bits) = rows.row(row);
+            let mut sum = 0;
+            for (((halves, bits), high), low) in halves.iter().zip(bits).zip(high).zip(low) {
+                for p in 0..2 * HALVES {
+                    let half = halves[p % HALVES] >> (p / HALVES * 4) & 15;
+                    let code = i32::from(half << 1 | bits[p / 8] >> (p % 8) & 1);
+                    sum += i64::from(code * (256 * i32::from(high[p]) + i32::from(low[p])));
+                }
+            }
+            store(row, sum);
+        }
+    }
+
+    /// `Σ (u % 2) x̂` of one row.
+    pub(crate) fn fine_sum(fine: &[u8], query: &Query) -> i64 {
+        let (high, low) = query.halves();
+        let mut sum = 0;
+        for ((bits, high), low) in fine.as_chunks::<BITS>().0.iter().zip(high).zip(low) {
+            for p in (0..2 * HALVES).filter(|p| bits[p / 8] >> (p % 8) & 1 == 1) {
+                sum += i64::from(256 * i32::from(high[p]) + i32::from(low[p]));
+            }
+        }
+        sum
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

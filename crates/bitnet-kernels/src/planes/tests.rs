@@ -1,0 +1,171 @@
+use super::*;
+use crate::{CpuOptions, DenseFormat, DenseWeights, Isa};
+
+fn random(seed: u32) -> impl FnMut() -> f32 {
+    let mut state = seed;
+    let mut next = move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / 8_388_608.0 - 1.0
+    };
+    move || (0..4).map(|_| next()).sum() // nearly normal
+}
+
+pub(crate) fn cpu(isa: Isa) -> Cpu {
+    Cpu::new(CpuOptions { threads: Some(2), isa: Some(isa) }).expect("an available tier")
+}
+
+pub(crate) fn head(cpu: &Cpu, rows: &[Vec<f32>]) -> Dense {
+    let bytes = rows.iter().flatten().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>().into();
+    let weights = DenseWeights { rows: rows.len(), cols: rows[0].len(), format: DenseFormat::F32, bytes };
+    crate::Backend::head(cpu, weights).expect("a head")
+}
+
+/// Rows of every kind.
+fn rows(cols: usize) -> Vec<Vec<f32>> {
+    let mut random = random(7);
+    let mut normal = |scale: f32| (0..cols).map(|_| random() * scale).collect::<Vec<f32>>();
+    let mut rows = vec![normal(0.02), normal(1e12), normal(1e-12), normal(3e-16), normal(1e-40), vec![0.0; cols]];
+    rows.push(vec![-0.5; cols]);
+    for outlier in [0.3, 100.0, -1e6] {
+        let mut row = normal(0.02);
+        row[cols / 2] = outlier;
+        rows.push(row);
+    }
+    rows.push(normal(0.1).iter().map(|x| x * x * x).collect());
+    rows
+}
+
+/// Filled planes.
+fn planes(cpu: &Cpu, rows: &[Vec<f32>]) -> Planes {
+    let head = head(cpu, rows);
+    let mut planes = Planes::reserve(head.rows(), head.cols()).expect("memory");
+    planes.fill(cpu, &head);
+    planes
+}
+
+impl Planes {
+    /// What the coarse codes of a row, and all its codes, stand for.
+    pub(crate) fn approximations(&self, row: usize) -> [Vec<f64>; 2] {
+        let (coarse, step) = (self.coarse(row..row + 1), f64::from(self.facts[row].step));
+        let (halves, bits) = coarse.row(0);
+        let fine = self.fine(row).as_chunks::<BITS>().0;
+        let code = |column: usize| {
+            let (block, p) = (column / BLOCK, column % BLOCK);
+            let half = halves[block][p % HALVES] >> (p / HALVES * 4) & 15;
+            let bit = |bits: &[[u8; BITS]]| bits[block][p / 8] >> (p % 8) & 1;
+            (f64::from(2 * half + bit(bits)), f64::from(bit(fine)))
+        };
+        let columns = 0..self.blocks * BLOCK;
+        [
+            columns.clone().map(|c| step * (2.0 * code(c).0 - 31.0)).collect(),
+            columns.map(|c| step * (2.0 * code(c).0 + code(c).1 - 31.5)).collect(),
+        ]
+    }
+}
+
+/// The errors that are promised are not below the true ones, and not much above.
+#[test]
+fn errors_are_bounds() {
+    for cols in [16, 48, 128, 272, 640] {
+        let rows = rows(cols);
+        let planes = planes(&cpu(Isa::best()), &rows);
+        for (i, (row, facts)) in rows.iter().zip(planes.facts()).enumerate() {
+            let length = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+            let left_out = |codes: &[f64]| length(&mut row.iter().zip(codes).map(|(w, c)| f64::from(*w) - c));
+            let [coarse, fine] = planes.approximations(i);
+            let true_length = length(&mut row.iter().map(|w| f64::from(*w)));
+            let loose = if facts.step == 0.0 { 20.0 } else { 1.001 };
+            for (what, stated, real) in [
+                ("length", facts.length, true_length),
+                ("coarse", facts.coarse_error, left_out(&coarse)),
+                ("fine", facts.fine_error, left_out(&fine)),
+            ] {
+                let stated = f64::from(stated);
+                assert!(real <= stated, "{what} of row {i}, {cols} columns: {real} above {stated}");
+                assert!(stated <= real * loose + 1e-15, "{what} of row {i}, {cols} columns: {stated}, really {real}");
+            }
+            if facts.step != 0.0 && i != 6 {
+                assert!(facts.fine_error < facts.coarse_error);
+            }
+        }
+        // as good as five and six bits are for normal distributions: 0.059 and 0.033
+        let facts = planes.facts()[0];
+        if cols == 640 {
+            let [coarse, fine] = [facts.coarse_error, facts.fine_error].map(|e| e / facts.length);
+            assert!(coarse < 0.065 && fine < 0.036, "{coarse} {fine}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_is_never_left_out() {
+    let mut rows = rows(64);
+    let count = rows.len();
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30] {
+        let mut row = rows[0].clone();
+        row[5] = value;
+        rows.push(row);
+    }
+    let planes = planes(&cpu(Isa::Scalar), &rows);
+    for facts in &planes.facts()[count..] {
+        assert_eq!((facts.step, facts.coarse_error, facts.fine_error), (0.0, f32::INFINITY, f32::INFINITY));
+    }
+    let mut query = Query::new(64).expect("memory");
+    assert!(query.set(&[0.25; 64], &planes));
+    for x in [f32::NAN, f32::INFINITY, 1e30] {
+        let mut activations = [0.25; 64];
+        activations[63] = x;
+        assert!(!query.set(&activations, &planes), "{x}");
+    }
+    assert!(!query.set(&[0.0; 64], &planes));
+}
+
+/// The same codes and sums in every tier; sums by the definition.
+#[test]
+fn tiers_agree() {
+    for cols in [16, 128, 400, 2560] {
+        let rows = rows(cols);
+        let mut random = random(3);
+        let x: Vec<f32> = (0..cols).map(|_| random()).collect();
+        let oracle = planes(&cpu(Isa::Scalar), &rows);
+        let mut query = Query::new(cols).expect("memory");
+        assert!(query.set(&x, &oracle));
+        let integers: Vec<f64> = (0..cols).map(|i| (f64::from(x[i]) / query.scale).round()).collect();
+        for isa in Isa::available() {
+            let mut planes = planes(&cpu(isa), &rows);
+            assert!(*planes.coarse == *oracle.coarse && *planes.fine == *oracle.fine, "codes of {isa}");
+            let facts = |p: &Planes| p.facts().iter().map(|f| format!("{f:?}")).collect::<Vec<_>>();
+            assert_eq!(facts(&planes), facts(&oracle), "{isa}");
+            let mut sums = vec![0; rows.len()];
+            crate::arch::coarse_sums(isa, planes.coarse(0..rows.len()), &query, |row, sum| sums[row] = sum);
+            for (row, facts) in planes.facts().iter().enumerate() {
+                let [coarse, fine] = planes
+                    .approximations(row)
+                    .map(|codes| codes.iter().zip(&integers).map(|(c, x)| c * x * query.scale).sum::<f64>());
+                let got = query.coarse(facts, sums[row]);
+                let size = f64::from(facts.length) * query.bound.error;
+                let size = if size.is_finite() { size } else { 0.0 };
+                assert!((f64::from(got) - coarse).abs() <= 1e-7 * size, "{isa}, row {row}: {got}, not {coarse}");
+                let got = query.fine(facts, got, crate::arch::fine_sum(isa, planes.fine(row), &query));
+                assert!((got - fine).abs() <= 1e-7 * size, "{isa}, row {row}: {got}, not {fine}");
+            }
+            // the largest codes and activations there are
+            planes.coarse.fill(0xff);
+            planes.fine.fill(0xff);
+            for extreme in [-128, 127] {
+                query.high.fill(if extreme < 0 { -127 } else { 127 });
+                query.low.fill(extreme);
+                let one = i64::from(query.high[0]) * 256 + i64::from(extreme);
+                let padded = cols.next_multiple_of(BLOCK) as i64;
+                let mut seen = 0;
+                crate::arch::coarse_sums(isa, planes.coarse(0..rows.len()), &query, |_, sum| {
+                    seen += 1;
+                    assert_eq!(sum, 31 * one * padded, "{isa}");
+                });
+                assert_eq!(seen, rows.len());
+                assert_eq!(crate::arch::fine_sum(isa, planes.fine(0), &query), one * padded, "{isa}");
+            }
+            assert!(query.set(&x, &oracle));
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Logits of the tokens that can be chosen, exactly, without reading the whole head.
+//!
+//! 1. A look at the coarse [`Planes`] approximates all logits.
+//! 2. The `count` best of them are computed exactly. The least of these is not above the `count`-th best logit, so what lies
+//!    below it does not matter.
+//! 3. Rows whose approximation plus its bound reaches that far get a closer look with the fine plane, and those that still do
+//!    are computed exactly, as the full head does.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::aligned::Aligned;
+use crate::arch;
+use crate::dense_formats::PANEL;
+use crate::lanes::{Kernel, LANES, Lanes, dispatch};
+use crate::planes::{Bound, Planes, Query};
+use crate::{Cpu, Dense, DenseFormat, DenseWeights, Isa, KernelError, Rows, Top};
+
+/// More best tokens than this are not searched for.
+const MAX_COUNT: usize = 1024;
+/// More tokens whose logits are wanted in any case than this are too many.
+const MAX_IDS: usize = 4096;
+/// Steps for which the full head runs after a selection that read as much.
+const PAUSE: u32 = 32;
+/// Rows that are looked at together.
+const GROUP: usize = 64;
+
+/// Memory of a head for selections. The planes are made at the second step that could use them: a single token is faster
+/// without.
+pub(crate) struct Selection {
+    planes: Planes,
+    query: Query,
+    /// Candidates for the best approximations.
+    best: Vec<(f32, u32)>,
+    /// Logits of single rows.
+    exact: Aligned<f32>,
+    /// Selections asked for so far, up to the first.
+    asked: u32,
+    /// Selections to leave out.
+    pause: u32,
+}
+
+/// Bytes that [`Backend::head`](crate::Backend::head) reserves on the CPU besides the weights.
+pub fn selection_bytes(weights: &DenseWeights) -> usize {
+    Selection::bytes(weights.format, weights.rows, weights.cols).unwrap_or(0)
+}
+
+impl Selection {
+    /// Bytes that a head takes for selections; `None` when its format does not allow for them. (Heads of few bits per weight
+    /// would gain little.)
+    pub(crate) fn bytes(format: DenseFormat, rows: usize, cols: usize) -> Option<usize> {
+        let wide = matches!(format, DenseFormat::F32 | DenseFormat::F16 | DenseFormat::BF16);
+        let fits = rows > 0 && cols > 0 && cols.is_multiple_of(LANES) && cols <= 1 << 16 && u32::try_from(rows).is_ok();
+        (wide && fits).then(|| Planes::bytes(rows, cols))
+    }
+
+    pub(crate) fn reserve(rows: usize, cols: usize) -> Result<Selection, KernelError> {
+        Ok(Selection {
+            planes: Planes::reserve(rows, cols)?,
+            query: Query::new(cols)?,
+            best: Vec::with_capacity(2 * MAX_COUNT),
+            exact: Aligned::zeroed("logits of single rows", MAX_COUNT.max(MAX_IDS))?,
+            asked: 0,
+            pause: 0,
+        })
+    }
+
+    /// Fills the only row of `out` with the logits of `x` that `top` wants, and negative infinity for all others. Returns the
+    /// bytes read; `None` when the full head must run.
+    pub(crate) fn run(&mut self, cpu: &Cpu, x: &[f32], head: &Dense, top: Top<'_>, out: &mut Rows) -> Option<u64> {
+        let few = top.count <= MAX_COUNT.min(head.rows() / 16) && top.ids.len() <= MAX_IDS.min(head.rows() / 4);
+        if !few || top.count == 0 || top.margin.is_nan() {
+            return None;
+        }
+        if self.pause > 0 {
+            self.pause -= 1;
+            return None;
+        }
+        self.asked = (self.asked + 1).min(3);
+        match self.asked {
+            1 => return None,
+            2 => self.planes.fill(cpu, head),
+            _ => {}
+        }
+        if !self.query.set(x, &self.planes) {
+            return None;
+        }
+        let bound = self.query.bound();
+        let bytes = self.select(cpu, x, head, top, bound, out)?;
+        if bytes >= head.bytes() as u64 {
+            self.pause = PAUSE;
+        }
+        Some(bytes)
+    }
+
+    fn select(
+        &mut self,
+        cpu: &Cpu,
+        x: &[f32],
+        head: &Dense,
+        top: Top<'_>,
+        bound: Bound,
+        out: &mut Rows,
+    ) -> Option<u64> {
+        let Selection { planes, query, best, exact, .. } = self;
+        let (planes, query, facts) = (&*planes, &*query, planes.facts());
+        let isa = cpu.isa();
+        let grain = (head.rows() / (32 * cpu.threads())).clamp(GROUP, 4096);
+
+        cpu.pool().columns(&mut [&mut *out], grain, |_, mut tile| {
+            let rows = tile.columns();
+            let (facts, logits) = (&facts[rows.clone()], tile.row(0));
+            arch::coarse_sums(isa, planes.coarse(rows), query, |row, sum| {
+                logits[row] = query.coarse(&facts[row], sum);
+            });
+        });
+
+        let logits = out.row_mut(0);
+        top.ids.iter().for_each(|&id| logits[id as usize] = f32::NEG_INFINITY); // computed in any case
+        largest(logits, top.count, best);
+        let found = &mut exact[..best.len()];
+        cpu.pool().chunks(found, 1, 1, |i, out| out[0] = dot(isa, head, best[i].1 as usize, x));
+        let enough = best.len() == top.count;
+        let least = found.iter().fold(f32::INFINITY, |least, &logit| if logit < least { logit } else { least });
+        if found.iter().any(|logit| !logit.is_finite()) {
+            return None;
+        }
+        let floor = if enough { f64::from(least) - f64::from(top.margin) } else { f64::NEG_INFINITY };
+
+        let bytes = AtomicU64::new(planes.coarse_bytes() as u64 + (found.len() * head.row_bytes()) as u64);
+        let healthy = AtomicBool::new(true);
+        cpu.pool().columns(&mut [&mut *out], grain, |_, mut tile| {
+            let first = tile.columns().start;
+            let (mut refined, mut computed) = (0, 0);
+            for (group, logits) in tile.row(0).chunks_mut(GROUP).enumerate() {
+                let first = first + group * GROUP;
+                let mut reaching = 0u64;
+                for (i, (logit, facts)) in logits.iter().zip(&facts[first..]).enumerate() {
+                    let below = f64::from(*logit) + bound.coarse(facts) < floor; // NaN is not
+                    reaching |= u64::from(!below) << i;
+                }
+                each_bit(reaching, |i| arch::fetch(planes.fine(first + i)));
+                for (i, logit) in logits.iter_mut().enumerate() {
+                    let (row, coarse) = (first + i, *logit);
+                    *logit = f32::NEG_INFINITY;
+                    if reaching >> i & 1 == 0 {
+                        continue;
+                    }
+                    refined += 1;
+                    let sum = arch::fine_sum(isa, planes.fine(row), query);
+                    let facts = &facts[row];
+                    if query.fine(facts, coarse, sum) + bound.fine(facts) < floor {
+                        continue;
+                    }
+                    computed += 1;
+                    *logit = dot(isa, head, row, x);
+                    if !logit.is_finite() {
+                        healthy.store(false, Ordering::Relaxed);
+                    }
+                }
+            }
+            let read = refined * planes.fine_row_bytes() + computed * head.row_bytes();
+            bytes.fetch_add(read as u64, Ordering::Relaxed);
+        });
+
+        let wanted = &mut exact[..top.ids.len()];
+        cpu.pool().chunks(wanted, 1, 4, |i, out| out[0] = dot(isa, head, top.ids[i] as usize, x));
+        let logits = out.row_mut(0);
+        top.ids.iter().zip(&*wanted).for_each(|(&id, &logit)| logits[id as usize] = logit);
+        let healthy = healthy.into_inner() && wanted.iter().all(|logit| logit.is_finite());
+        healthy.then_some(bytes.into_inner() + (wanted.len() * head.row_bytes()) as u64)
+    }
+}
+
+/// Calls `each` with the number of every bit that is set.
+fn each_bit(mut bits: u64, mut each: impl FnMut(usize)) {
+    while bits != 0 {
+        each(bits.trailing_zeros() as usize);
+        bits &= bits - 1;
+    }
+}
+
+/// The `count` largest values above negative infinity and their places, in any order; fewer when there are no more.
+fn largest(values: &[f32], count: usize, best: &mut Vec<(f32, u32)>) {
+    best.clear();
+    let mut least = f32::NEG_INFINITY;
+    let cut = |best: &mut Vec<(f32, u32)>| {
+        let (_, &mut least, _) = best.select_nth_unstable_by(count - 1, |a, b| b.0.total_cmp(&a.0));
+        best.truncate(count);
+        least.0
+    };
+    for (group, values) in values.chunks(GROUP).enumerate() {
+        // nearly all groups are dismissed by their maximum
+        let max = values.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
+        if max <= least {
+            continue;
+        }
+        for (i, &value) in values.iter().enumerate() {
+            if value > least {
+                best.push((value, (group * GROUP + i) as u32));
+                if best.len() == 2 * count {
+                    least = cut(best);
+                }
+            }
+        }
+    }
+    if best.len() > count {
+        cut(best);
+    }
+}
+
+/// One logit, in the order of additions of [`dense_matmul`](crate::dense_matmul).
+fn dot(isa: Isa, head: &Dense, row: usize, x: &[f32]) -> f32 {
+    dispatch(isa, Dot { head, row, x })
+}
+
+struct Dot<'a> {
+    head: &'a Dense,
+    row: usize,
+    x: &'a [f32],
+}
+
+impl Kernel for Dot<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) -> f32 {
+        let mut panel = [[0.0; LANES]; PANEL / LANES];
+        let mut sum = l.splat(0.0);
+        for (p, x) in self.x.chunks(PANEL).enumerate() {
+            let w = self.head.decode_panel(l, self.row, p * PANEL, &mut panel);
+            for (x, w) in x.as_chunks().0.iter().zip(w) {
+                sum = l.fma(l.load(x), l.load(w), sum);
+            }
+        }
+        l.sum(sum)
+    }
+}
+
+#[cfg(test)]
+mod tests;
