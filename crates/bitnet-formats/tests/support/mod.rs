@@ -1,6 +1,7 @@
-//! Where the shared data lies, and GGUF bytes made by hand.
+//! Where the shared data lies, what refusals say, and tensors and GGUF bytes made by hand.
 #![allow(dead_code)] // every test file uses its part
 
+use bitnet_formats::{FormatError, Scales, Ternary};
 use std::path::PathBuf;
 
 /// A file of the shared data, or `None` (with a line in the output) on a machine without it.
@@ -11,6 +12,22 @@ pub(crate) fn shared(path: &str) -> Option<PathBuf> {
         return None;
     }
     Some(full)
+}
+
+/// Why it was refused.
+#[track_caller]
+pub(crate) fn refusal<T: std::fmt::Debug>(result: Result<T, FormatError>) -> String {
+    result.expect_err("must be refused").to_string()
+}
+
+/// A matrix in which every row and column differs from the others.
+pub(crate) fn pattern(rows: usize, cols: usize) -> Ternary {
+    let mut state = 7u32;
+    let codes = (0..rows * cols).map(|_| {
+        state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+        ((state >> 16) % 3) as i8 - 1
+    });
+    Ternary { rows, cols, codes: codes.collect(), scales: Scales::Tensor(0.0625) }
 }
 
 /// A GGUF file put together from raw pieces, so that each of them can lie.
