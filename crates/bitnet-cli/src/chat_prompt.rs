@@ -1,7 +1,6 @@
 //! A conversation as the exact tokens the model sees.
 
 use anyhow::{Context, bail};
-use bitnet::models::Encoding;
 use bitnet::{ChatTemplate, Message, Tokenizer};
 use clap::Args;
 use std::path::PathBuf;
@@ -48,23 +47,17 @@ impl<'m> ChatPrompt<'m> {
 
     /// The text of a conversation, up to where the assistant's answer begins.
     pub(crate) fn render(&self, messages: &[Message]) -> anyhow::Result<String> {
-        let template = self.given.as_ref().or(self.tokenizer.chat_template()).context("no chat template")?;
-        Ok(template.render(messages, true)?)
+        Ok(self.template()?.render(messages, true)?)
     }
 
-    /// Its tokens. The template itself writes the begin-of-sequence token where the model wants one.
+    /// Its tokens. The template itself writes the begin-of-sequence token where the model wants one; what the messages
+    /// say is plain text.
     pub(crate) fn ids(&self, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
-        Ok(self.tokenizer.encode(&self.render(messages)?, Encoding { bos: Some(false), special: true })?)
+        Ok(self.tokenizer.encode_chat(self.template()?, messages, true)?)
     }
 
-    /// Refuses a text that spells one of the model's special tokens: inside a rendered conversation it would end the
-    /// turn and could pose as another speaker.
-    pub(crate) fn check(&self, text: &str) -> anyhow::Result<()> {
-        let ids = |special| self.tokenizer.encode(text, Encoding { bos: Some(false), special });
-        if ids(true)? != ids(false)? {
-            bail!("the message spells a special token of the model, which would end the turn; write it in another way");
-        }
-        Ok(())
+    fn template(&self) -> anyhow::Result<&ChatTemplate> {
+        self.given.as_ref().or(self.tokenizer.chat_template()).context("no chat template")
     }
 }
 

@@ -44,11 +44,6 @@ pub(crate) fn run(args: &ExplainPromptArgs, console: &Console) -> anyhow::Result
     }
     let tokenizer = args.model.tokenizer(console)?;
     let prompt = ChatPrompt::new(&tokenizer, &args.template)?;
-    for m in &messages {
-        if let Err(error) = prompt.check(&m.content) {
-            console.note(format!("{}: {error}", m.role));
-        }
-    }
     let (text, ids) = (prompt.render(&messages)?, prompt.ids(&messages)?);
     let pieces: Vec<String> = ids.iter().map(|&id| piece(&tokenizer, id)).collect();
     let mut out = io::stdout().lock();

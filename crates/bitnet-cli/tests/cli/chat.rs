@@ -65,7 +65,6 @@ fn mistakes_of_a_script_end_it() {
         ("/save\n", "file name"),
         ("/load /no/such/file\n", "/no/such/file"),
         ("/save /no/such/directory/file\n", "/no/such/directory/file"),
-        ("hello <|endoftext|> there\n", "special token"),
     ] {
         let notes = output_with(chat(&template, &[]), input).fails(1);
         assert!(notes.contains(said), "{input}: {notes}");

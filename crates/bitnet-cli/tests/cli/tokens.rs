@@ -74,6 +74,12 @@ fn a_template_explains_itself_token_by_token() {
     assert_eq!(pieces, report["text"].as_str().expect("text"));
     assert_eq!(report["ids"].as_array().map(Vec::len), report["tokens"].as_array().map(Vec::len));
 
+    let args = ["explain-prompt", "a <|endoftext|> b", "--template", text(&template), "--json"];
+    let spelled = json(&output(args).succeeds());
+    let pieces: Vec<_> = spelled["tokens"].as_array().expect("tokens").iter().filter_map(|t| t.as_str()).collect();
+    assert_eq!(pieces.concat(), "user: a <|endoftext|> b\nassistant:");
+    assert!(!pieces.contains(&"<|endoftext|>"), "what a user types is plain text: {pieces:?}");
+
     let saved = directory.path().join("saved.json");
     std::fs::write(&saved, r#"[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]"#).expect("writable");
     let report = json(

@@ -2,9 +2,11 @@
 
 mod byte_bpe;
 mod byte_level;
+mod conversation;
 mod files;
 mod gguf;
 mod hugging_face;
+mod literals;
 mod llama2c;
 mod merger;
 mod pre_tokenizer;

@@ -1,8 +1,10 @@
 //! Tokens: their texts, kinds and bytes, and how special ones are found in text.
 
 use super::byte_level;
+use super::literals::Literals;
 use super::string_table::{Index, StringTable};
 use crate::ModelError;
+use std::ops::Range;
 
 /// What a token is for; the numbers are those of `tokenizer.ggml.token_type` and of SentencePiece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +31,7 @@ impl Kind {
     }
 
     /// Hidden from output, and made from text only where special tokens are recognised.
-    fn is_special(self) -> bool {
+    pub(super) fn is_special(self) -> bool {
         matches!(self, Self::Control | Self::Unknown)
     }
 }
@@ -59,6 +61,9 @@ const STOPS: [&str; 12] = [
     "</s>",
 ];
 
+/// Bytes of one token. The longest in published vocabularies have some hundred; work on one can grow with the square.
+const MAX_TOKEN: usize = 4096;
+
 /// The tokens of a model.
 #[derive(Debug)]
 pub(super) struct Vocabulary {
@@ -70,9 +75,9 @@ pub(super) struct Vocabulary {
     /// Tokens that merging can reach, by text.
     pieces: Index,
     /// Special and user-defined tokens by the text they are written as.
-    literals: Index,
-    /// For every first byte the lengths of those texts, longest first.
-    literal_lengths: Vec<Vec<u32>>,
+    literals: Literals,
+    /// The user-defined ones alone.
+    user_defined: Literals,
     /// SentencePiece byte tokens.
     byte_ids: [Option<u32>; 256],
 }
@@ -88,13 +93,15 @@ impl Vocabulary {
         }
         let mut bytes = StringTable::with_capacity(texts.len(), texts.len() * 6);
         let mut pieces = Index::with_capacity(texts.len());
-        let mut literals = Index::with_capacity(texts.len());
-        let mut literal_lengths = vec![Vec::new(); 256];
         let mut byte_ids = [None; 256];
         for (id, text) in texts.iter().enumerate() {
             let kind = &mut kinds[id];
             let utf8 = std::str::from_utf8(text)
                 .map_err(|_| ModelError::Tokenizer(format!("the text of token {id} is not UTF-8")))?;
+            if text.len() > MAX_TOKEN {
+                let len = text.len();
+                return Err(ModelError::Tokenizer(format!("token {id} has {len} bytes; the limit is {MAX_TOKEN}")));
+            }
             if text.ends_with(b">") && STOPS.contains(&utf8) {
                 // Some files declare these as ordinary text; an answer would then never end.
                 *kind = Kind::Control;
@@ -118,19 +125,16 @@ impl Vocabulary {
             if !kind.is_special() {
                 pieces.insert(text, 0, id as u32, same);
             }
-            if kind.is_special() || *kind == Kind::UserDefined {
-                let literal = if kind.is_special() { text } else { bytes.get(id).unwrap_or_default() };
-                if let Some(&first) = literal.first() {
-                    literal_lengths[first as usize].push(literal.len() as u32);
-                    literals.insert(literal, 0, id as u32, same);
-                }
-            }
         }
-        for lengths in &mut literal_lengths {
-            lengths.sort_unstable_by(|a, b| b.cmp(a));
-            lengths.dedup();
-        }
-        Ok(Self { spelling, texts, kinds, bytes, pieces, literals, literal_lengths, byte_ids })
+        let literal = |(id, kind): (usize, &Kind)| match kind {
+            Kind::Control | Kind::Unknown => Some((texts.get(id)?, id as u32)),
+            Kind::UserDefined => Some((bytes.get(id)?, id as u32)),
+            _ => None,
+        };
+        let all: Vec<_> = kinds.iter().enumerate().filter_map(literal).filter(|(text, _)| !text.is_empty()).collect();
+        let user: Vec<_> = all.iter().copied().filter(|(_, id)| kinds[*id as usize] == Kind::UserDefined).collect();
+        let (literals, user_defined) = (Literals::new(&all)?, Literals::new(&user)?);
+        Ok(Self { spelling, texts, kinds, bytes, pieces, literals, user_defined, byte_ids })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -170,17 +174,15 @@ impl Vocabulary {
         self.pieces.find(text, 0, |id| self.texts.get(id as usize) == Some(text))
     }
 
-    /// The special or user-defined token written as `text`.
-    fn literal(&self, text: &[u8]) -> Option<u32> {
-        self.literals.find(text, 0, |id| {
-            let special = self.kinds[id as usize].is_special();
-            (if special { self.texts.get(id as usize) } else { self.bytes(id) }) == Some(text)
-        })
+    /// Where special and user-defined tokens stand in `text`.
+    pub(super) fn literals<'t>(&'t self, text: &'t str) -> impl Iterator<Item = (Range<usize>, u32)> + 't {
+        self.literals.find(text.as_bytes())
     }
 
     /// Any token by its text.
     pub(super) fn id(&self, text: &str) -> Option<u32> {
-        self.literal(text.as_bytes())
+        self.literals
+            .id(text.as_bytes())
             .or_else(|| self.piece(text.as_bytes()))
             .or_else(|| byte_of(text).and_then(|byte| self.byte_ids[byte as usize]))
     }
@@ -199,31 +201,21 @@ impl Vocabulary {
         ids: &mut Vec<u32>,
         encode: impl Fn(&str, &mut Vec<u32>) -> Result<(), ModelError>,
     ) -> Result<(), ModelError> {
-        let bytes = text.as_bytes();
-        let (mut from, mut at) = (0, 0);
-        while at < bytes.len() {
-            let found = self.literal_lengths[bytes[at] as usize].iter().find_map(|&len| {
-                let literal = bytes.get(at..at + len as usize)?;
-                let id = self.literal(literal)?;
-                (special || !self.kinds[id as usize].is_special()).then_some((id, len as usize))
-            });
-            let Some((id, len)) = found else {
-                at += 1;
-                continue;
-            };
-            if from < at {
-                encode(&text[from..at], ids)?;
+        let literals = if special { &self.literals } else { &self.user_defined };
+        let mut from = 0;
+        for (range, id) in literals.find(text.as_bytes()) {
+            if from < range.start {
+                encode(&text[from..range.start], ids)?;
             }
             ids.push(id);
-            at += len;
-            from = at;
+            from = range.end;
         }
-        if from < at { encode(&text[from..], ids) } else { Ok(()) }
+        if from < text.len() { encode(&text[from..], ids) } else { Ok(()) }
     }
 
     /// Ids of the tokens that end an answer by their name.
     pub(super) fn stops_by_name(&self) -> impl Iterator<Item = u32> {
-        STOPS.iter().filter_map(|name| self.literal(name.as_bytes()))
+        STOPS.iter().filter_map(|name| self.literals.id(name.as_bytes()))
     }
 }
 
@@ -280,5 +272,30 @@ mod tests {
         assert_eq!(v.stops_by_name().collect::<Vec<_>>(), [1, 2]);
         assert_eq!(v.bytes(1), Some(&b""[..]));
         assert_eq!(v.bytes_or_name(1), Some(&b"<|im_end|>"[..]));
+    }
+
+    /// A vocabulary comes from a file: neither many nor long tokens may make the work on a text more than linear.
+    #[test]
+    fn hostile_vocabularies_take_linear_time_or_are_refused() {
+        let long = |n: usize| (1..=n).map(|len| "a".repeat(len) + "!").collect::<Vec<_>>();
+        let user = |texts: &[String]| {
+            let tokens: Vec<_> = texts.iter().map(|text| (text.as_str(), Kind::UserDefined)).collect();
+            vocabulary(&tokens)
+        };
+        let v = user(&long(2800)).unwrap();
+        // A search for every length at every place would read 4 TB here.
+        let (text, start) = ("a".repeat(1 << 20), std::time::Instant::now());
+        let mut ids = Vec::new();
+        v.encode(&(text + "!"), true, &mut ids, |text, ids| {
+            ids.push(text.len() as u32);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(ids, [(1 << 20) - 2800, 2799], "the longest token, and what stands before it");
+        assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+        let error = user(&long(3000)).unwrap_err().to_string();
+        assert!(error.contains("4504500 bytes") && error.contains("limit"), "{error}");
+        let error = user(&["a".repeat(5000)]).unwrap_err().to_string();
+        assert!(error.contains("token 0 has 5000 bytes"), "{error}");
     }
 }
