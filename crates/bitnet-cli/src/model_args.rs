@@ -2,7 +2,7 @@
 
 use crate::console::Console;
 use anyhow::Context;
-use bitnet::formats::{I2sLayout, OpenOptions, Source, TileParams};
+use bitnet::formats::{I2sLayout, OpenOptions, TileParams};
 use bitnet::kernels::{Activation, Isa};
 use bitnet::models::Activations;
 use bitnet::{Checkpoint, Engine, EngineOptions, LoadOptions, Tokenizer};
@@ -165,11 +165,10 @@ impl ModelPath {
     pub(crate) fn tokenizer(&self, console: &Console) -> anyhow::Result<Tokenizer> {
         let tokenizer = match (&self.tokenizer, &self.model) {
             (Some(path), _) => Tokenizer::open(path)?,
-            (None, Some(path)) => Tokenizer::open(path).or_else(|not_a_tokenizer| match Checkpoint::open(path) {
-                // The only model file whose tokenizer lies beside it.
-                Ok(model @ Checkpoint { source: Source::Llama2c(_), .. }) => Tokenizer::from_checkpoint(&model),
-                _ => Err(not_a_tokenizer),
-            })?,
+            (None, Some(path)) => match Checkpoint::open(path) {
+                Ok(model) => Tokenizer::from_checkpoint(&model)?,
+                Err(_) => Tokenizer::open(path)?, // a tokenizer file, or a directory without weights
+            },
             (None, None) => Tokenizer::from_checkpoint(&default_checkpoint(console)?)?,
         };
         tokenizer.notes().iter().for_each(|note| console.note(note));

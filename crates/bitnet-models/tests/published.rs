@@ -2,8 +2,10 @@
 //! their gaps would do to a network, a prompt and a conversation shows without the weights.
 
 use bitnet_formats::gguf::{Array, Metadata, StringArray, Value};
+use bitnet_formats::safetensors::HfConfig;
 use bitnet_formats::{Checkpoint, Encoding as Stored, I2sLayout, Source, Tensor};
 use bitnet_kernels::{Activation, RopeStyle};
+use bitnet_models::catalogue::BITNET_2B4T_TEMPLATE;
 use bitnet_models::{Activations, Config, Encoding, LoadOptions, Message, Tokenizer};
 use std::path::{Path, PathBuf};
 
@@ -89,6 +91,35 @@ fn the_official_2b4t_file() {
     for bos in [None, Some(false)] {
         assert_eq!(tokenizer.encode(&text, Encoding { bos, special: true }).unwrap(), expected);
     }
+}
+
+/// A Hugging Face directory without a chat template gets the published one, as a GGUF file does; its own comes first.
+#[test]
+fn directories_without_a_chat_template() {
+    let ranks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/tokenizers/llama3/tokenizer.model");
+    if !ranks.exists() {
+        eprintln!("SKIPPED: {} does not exist", ranks.display());
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::copy(&ranks, directory.path().join("tokenizer.model")).unwrap();
+    let open = |hidden: usize| {
+        let config = serde_json::json!({
+            "architectures": ["BitNetForCausalLM"], "model_type": "bitnet", "vocab_size": 128_256, "hidden_act": "relu2",
+            "hidden_size": hidden, "intermediate_size": 6912, "num_hidden_layers": 30, "num_attention_heads": 20,
+            "num_key_value_heads": 5, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 500_000.0,
+            "tie_word_embeddings": true,
+        });
+        let source = Source::HuggingFace(HfConfig { config, dir: directory.path().into(), pooling: None });
+        Tokenizer::from_checkpoint(&Checkpoint { path: directory.path().into(), tensors: Default::default(), source })
+            .unwrap()
+    };
+    let known = open(2560);
+    assert_eq!(known.chat_template().unwrap().source(), BITNET_2B4T_TEMPLATE);
+    assert!(known.notes()[0].contains("took the one of bitnet-b1.58-2B-4T"), "{:?}", known.notes());
+    assert!(open(2580).chat_template().is_none(), "no published model has this shape");
+    std::fs::write(directory.path().join("chat_template.jinja"), "its own").unwrap();
+    assert_eq!(open(2560).chat_template().unwrap().source(), "its own");
 }
 
 /// Falcon-E-1B, which shares its architecture string with dense models and models trained on floats.

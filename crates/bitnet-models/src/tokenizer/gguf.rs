@@ -101,8 +101,13 @@ pub(super) fn read(metadata: &Metadata, known: Option<&Entry>) -> Result<Tokeniz
         add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(add_bos),
         add_eos: metadata.bool("tokenizer.ggml.add_eos_token")?.unwrap_or(false),
     };
-    let source = template(metadata.string("tokenizer.chat_template")?, known, &mut notes);
-    Tokenizer::new(vocabulary, algorithm, specials)?.with_template(source, notes)
+    let mut template = metadata.string("tokenizer.chat_template")?;
+    // The placeholder of a converter that serves one model only (formats.md §5.5).
+    if template.is_some_and(|t| t.contains("BITNETAssistant")) {
+        notes.push("the file's chat template is a placeholder; took the one of bitnet-b1.58-2B-4T".into());
+        template = Some(BITNET_2B4T_TEMPLATE);
+    }
+    Tokenizer::new(vocabulary, algorithm, specials)?.with_template(template.map(String::from), notes)
 }
 
 /// Token types as declared; without them, what special ids and texts say.
@@ -134,22 +139,6 @@ fn pre_by_size(vocabulary: &Vocabulary) -> &'static str {
         151_936 => "qwen2",
         32_768..50_000 if vocabulary.id("<|im_end|>").is_some() => "falcon_e",
         _ => "default",
-    }
-}
-
-/// The chat template to use: the file's own unless it is the placeholder of the 2B-4T converter, else the catalogue's.
-fn template(own: Option<&str>, known: Option<&Entry>, notes: &mut Vec<String>) -> Option<String> {
-    match own {
-        // That converter serves one model only (formats.md §5.5).
-        Some(placeholder) if placeholder.contains("BITNETAssistant") => {
-            notes.push("the file's chat template is a placeholder; took the one of bitnet-b1.58-2B-4T".into());
-            Some(BITNET_2B4T_TEMPLATE.into())
-        }
-        Some(own) => Some(own.into()),
-        None => known.and_then(|k| Some((k.name, k.chat_template?))).map(|(name, template)| {
-            notes.push(format!("the file has no chat template; took the one of {name}"));
-            template.into()
-        }),
     }
 }
 

@@ -82,10 +82,18 @@ impl Tokenizer {
     /// # Errors
     /// When there is none, or it is damaged.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self, ModelError> {
-        match &checkpoint.source {
-            Source::Gguf(metadata) => gguf::read(metadata, catalogue::of(checkpoint)),
+        let known = catalogue::of(checkpoint);
+        let tokenizer = match &checkpoint.source {
+            Source::Gguf(metadata) => gguf::read(metadata, known),
             Source::HuggingFace(config) => files::open_directory(&config.dir),
             Source::Llama2c(header) => llama2c::beside(&checkpoint.path, header.vocab_size),
+        }?;
+        match known.and_then(|entry| Some((entry.name, entry.chat_template?))) {
+            Some((name, template)) if tokenizer.template.is_none() => {
+                let note = format!("the model has no chat template of its own; took the one of {name}");
+                tokenizer.with_template(Some(template.into()), vec![note])
+            }
+            _ => Ok(tokenizer),
         }
     }
 
