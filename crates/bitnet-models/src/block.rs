@@ -60,21 +60,19 @@ impl<B: Backend> Block<B> {
 
     fn load(loader: &mut Loader<'_>, config: &Config, backend: &B, layer: usize) -> Result<Self, ModelError> {
         let mut build = Builder { loader, config, backend, layer };
-        let (hidden, head_dim) = (config.hidden, config.head_dim);
-        let query_norm = build.norm_if(config.qk_norms, BlockRole::QueryNorm, head_dim)?;
-        let key_norm = build.norm_if(config.qk_norms, BlockRole::KeyNorm, head_dim)?;
+        let (query_norm, key_norm) = (build.norm(BlockRole::QueryNorm)?, build.norm(BlockRole::KeyNorm)?);
         Ok(Block {
-            attention_norm: build.norm(BlockRole::AttentionNorm, hidden)?,
+            attention_norm: norm(build.loader, backend, Role::Block(layer, BlockRole::AttentionNorm), config.hidden)?,
             qkv: build.group(&[Projection::Query, Projection::Key, Projection::Value])?,
             query_key_norms: query_norm.zip(key_norm),
-            attention_sub_norm: build.norm_if(config.sub_norms, BlockRole::AttentionSubNorm, config.query_width())?,
+            attention_sub_norm: build.norm(BlockRole::AttentionSubNorm)?,
             output: build.group(&[Projection::Output])?,
-            post_attention_norm: build.norm_if(config.post_norms, BlockRole::PostAttentionNorm, hidden)?,
-            ffn_norm: build.norm(BlockRole::FfnNorm, hidden)?,
+            post_attention_norm: build.norm(BlockRole::PostAttentionNorm)?,
+            ffn_norm: norm(build.loader, backend, Role::Block(layer, BlockRole::FfnNorm), config.hidden)?,
             gate_up: build.group(&[Projection::Gate, Projection::Up])?,
-            ffn_sub_norm: build.norm_if(config.sub_norms, BlockRole::FfnSubNorm, config.ffn)?,
+            ffn_sub_norm: build.norm(BlockRole::FfnSubNorm)?,
             down: build.group(&[Projection::Down])?,
-            post_ffn_norm: build.norm_if(config.post_norms, BlockRole::PostFfnNorm, hidden)?,
+            post_ffn_norm: build.norm(BlockRole::PostFfnNorm)?,
             window: config.sliding.as_ref().filter(|_| config.slides(layer)).map(|sliding| sliding.window),
         })
     }
@@ -89,22 +87,17 @@ struct Builder<'a, 'c, B: Backend> {
 }
 
 impl<B: Backend> Builder<'_, '_, B> {
-    fn norm(&mut self, role: BlockRole, len: usize) -> Result<B::Norm, ModelError> {
-        norm(self.loader, self.backend, Role::Block(self.layer, role), len)
-    }
-
-    fn norm_if(&mut self, wanted: bool, role: BlockRole, len: usize) -> Result<Option<B::Norm>, ModelError> {
-        if wanted { self.norm(role, len).map(Some) } else { Ok(None) }
+    /// A norm, where this network has one.
+    fn norm(&mut self, role: BlockRole) -> Result<Option<B::Norm>, ModelError> {
+        let Some(width) = role.norm_width(self.config) else { return Ok(None) };
+        norm(self.loader, self.backend, Role::Block(self.layer, role), width).map(Some)
     }
 
     fn group(&mut self, projections: &[Projection]) -> Result<Group<B>, ModelError> {
         let mut norms = Vec::new();
         let mut linears = Vec::new();
         for &projection in projections {
-            if self.config.in_norm_eps.is_some() {
-                let inputs = self.config.projection_shape(projection).1;
-                norms.push(self.norm(BlockRole::InNorm(projection), inputs)?);
-            }
+            norms.extend(self.norm(BlockRole::InNorm(projection))?);
             let role = Role::Block(self.layer, BlockRole::Weight(projection));
             let linear = match self.loader.projection(self.layer, projection)? {
                 Matrix::Ternary(weights) => self.backend.ternary(weights).map(|w| Linear::Ternary(vec![w])),

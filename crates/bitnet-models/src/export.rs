@@ -10,13 +10,13 @@ mod verify;
 
 pub use verify::{Likeness, compare_logits};
 
+use crate::inventory::Inventory;
 use crate::names::{BlockRole, Naming, Projection, Role};
 use crate::rope::HeadRows;
 use crate::{Config, LoadOptions, ModelError, Tokenizer};
 use bitnet_formats::gguf::{self, Metadata, TensorSource};
 use bitnet_formats::{Checkpoint, Encoding, FormatError, I2sLayout, Tensor};
 use std::cell::Cell;
-use std::collections::BTreeSet;
 use std::path::Path;
 use tensor::Content;
 
@@ -90,14 +90,8 @@ impl<'a> Export<'a> {
             storable(encoding)?;
         }
         let (config, mut notes) = Config::read(checkpoint, options.load)?;
-        let mut planner = Planner {
-            checkpoint,
-            config: &config,
-            options,
-            naming: Naming::of(checkpoint, config.post_norms),
-            taken: BTreeSet::new(),
-            tensors: Vec::new(),
-        };
+        let mut planner =
+            Planner { inventory: Inventory::new(checkpoint, &config), config: &config, options, tensors: Vec::new() };
         planner.all(&mut notes)?;
         let tensors = planner.tensors;
         // After the tensors: from here on the sizes of the configuration are those of real tensors.
@@ -181,11 +175,9 @@ fn storable(encoding: Encoding) -> Result<(), ModelError> {
 
 /// Walks the tensors of a network.
 struct Planner<'a, 'o> {
-    checkpoint: &'a Checkpoint,
+    inventory: Inventory<'a, 'o>,
     config: &'o Config,
     options: &'o ExportOptions<'o>,
-    naming: Naming,
-    taken: BTreeSet<&'a str>,
     tensors: Vec<PlannedTensor<'a>>,
 }
 
@@ -193,56 +185,23 @@ impl<'a> Planner<'a, '_> {
     fn all(&mut self, notes: &mut Vec<String>) -> Result<(), ModelError> {
         let config = self.config;
         self.table(Role::Embedding, notes)?;
-        if !config.tied_head && (config.pooling.is_none() || self.find(Role::Head).is_some()) {
+        if !config.tied_head && (config.pooling.is_none() || self.inventory.find(Role::Head).is_some()) {
             self.table(Role::Head, notes)?;
-        } else if let Some(head) = self.find(Role::Head) {
+        } else if let Some(head) = self.inventory.find(Role::Head) {
             notes.push(format!("{} is left out: the config says that embedding and head are one", head.name));
         }
-        self.norm(Role::FinalNorm)?;
+        self.norm(Role::FinalNorm, config.hidden)?;
         self.rope_factors()?;
         for layer in 0..config.layers {
-            self.norm(Role::Block(layer, BlockRole::AttentionNorm))?;
-            self.norm(Role::Block(layer, BlockRole::FfnNorm))?;
-            let optional = [
-                (config.sub_norms, [BlockRole::AttentionSubNorm, BlockRole::FfnSubNorm]),
-                (config.qk_norms, [BlockRole::QueryNorm, BlockRole::KeyNorm]),
-                (config.post_norms, [BlockRole::PostAttentionNorm, BlockRole::PostFfnNorm]),
-            ];
-            for role in optional.into_iter().filter(|(present, _)| *present).flat_map(|(_, roles)| roles) {
-                self.norm(Role::Block(layer, role))?;
+            for role in BlockRole::NORMS {
+                self.block_norm(layer, role)?;
             }
             for projection in Projection::ALL {
-                if config.in_norm_eps.is_some() {
-                    self.norm(Role::Block(layer, BlockRole::InNorm(projection)))?;
-                }
+                self.block_norm(layer, BlockRole::InNorm(projection))?;
                 self.projection(layer, projection)?;
             }
         }
-        let harmless = |name: &str| name.ends_with("rotary_emb.inv_freq");
-        match self.checkpoint.tensors.keys().find(|name| !self.taken.contains(name.as_str()) && !harmless(name)) {
-            None => Ok(()),
-            Some(name) => {
-                let reason = format!("not part of a {} model as known here", config.architecture);
-                Err(self.refuse(name, reason).into())
-            }
-        }
-    }
-
-    fn find(&mut self, role: Role) -> Option<&'a Tensor> {
-        let tensor = self.naming.candidates(role).iter().find_map(|name| self.checkpoint.tensors.get(name))?;
-        self.taken.insert(&tensor.name);
-        Some(tensor)
-    }
-
-    fn require(&mut self, role: Role) -> Result<&'a Tensor, FormatError> {
-        self.find(role).ok_or_else(|| {
-            let name = self.naming.name(role).unwrap_or_else(|| format!("{role:?}"));
-            self.refuse(&name, format!("missing; a {} model needs it", self.config.architecture))
-        })
-    }
-
-    fn refuse(&self, tensor: &str, reason: String) -> FormatError {
-        FormatError::Tensor { file: self.checkpoint.path.display().to_string(), tensor: tensor.to_string(), reason }
+        self.inventory.finish()
     }
 
     fn add(&mut self, role: Role, source: Option<&'a Tensor>, shape: Vec<usize>, to: Encoding, content: Content<'a>) {
@@ -262,24 +221,20 @@ impl<'a> Planner<'a, '_> {
         });
     }
 
-    /// Norms are F32 in GGUF. Gemma's lack a one in HF checkpoints, except those inside projections.
-    fn norm(&mut self, role: Role) -> Result<(), ModelError> {
-        let tensor = self.require(role)?;
-        let inner = matches!(role, Role::Block(_, BlockRole::InNorm(_)));
-        let plus = if self.config.offset_norms && !inner { 1.0 } else { 0.0 };
-        let values = tensor.encoding.decode(&tensor.bytes, 1, tensor.len())?;
-        let values = values.into_iter().map(|w| w + plus).collect();
-        self.add(role, Some(tensor), vec![tensor.len()], Encoding::F32, Content::Values(values));
+    /// Norms are F32 in GGUF.
+    fn norm(&mut self, role: Role, len: usize) -> Result<(), ModelError> {
+        let (tensor, values) = self.inventory.norm(role, len)?;
+        self.add(role, Some(tensor), vec![len], Encoding::F32, Content::Values(values));
         Ok(())
     }
 
+    fn block_norm(&mut self, layer: usize, role: BlockRole) -> Result<(), ModelError> {
+        role.norm_width(self.config).map_or(Ok(()), |width| self.norm(Role::Block(layer, role), width))
+    }
+
     fn rope_factors(&mut self) -> Result<(), ModelError> {
-        let source = self.find(Role::RopeFactors);
-        let values = match source {
-            Some(tensor) => Some(tensor.encoding.decode(&tensor.bytes, 1, tensor.len())?),
-            None => metadata::rope_factors(self.config),
-        };
-        if let Some(values) = values {
+        let (source, values) = self.inventory.rope_factors()?.unzip();
+        if let Some(values) = values.or_else(|| metadata::rope_factors(self.config)) {
             self.add(Role::RopeFactors, source, vec![values.len()], Encoding::F32, Content::Values(values));
         }
         Ok(())
@@ -287,11 +242,9 @@ impl<'a> Planner<'a, '_> {
 
     /// The embedding table or the head.
     fn table(&mut self, role: Role, notes: &mut Vec<String>) -> Result<(), ModelError> {
-        let tensor = self.require(role)?;
+        let tensor = self.inventory.require(role)?;
         let shape = [self.config.vocab, self.config.hidden];
-        if tensor.shape != shape {
-            return Err(self.refuse(&tensor.name, format!("shape {:?}, expected {shape:?}", tensor.shape)).into());
-        }
+        self.inventory.expect_shape(tensor, shape[0], shape[1])?;
         let content = Content::Dense { tensor, order: None };
         let to = match self.options.embedding {
             Some(encoding) => encoding,
@@ -312,12 +265,11 @@ impl<'a> Planner<'a, '_> {
 
     fn projection(&mut self, layer: usize, projection: Projection) -> Result<(), ModelError> {
         let role = Role::Block(layer, BlockRole::Weight(projection));
-        let tensor = self.require(role)?;
-        let scale = self.find(Role::Block(layer, BlockRole::Scale(projection)));
+        let (tensor, held) = self.inventory.projection(layer, projection)?;
         let (rows, cols) = self.config.projection_shape(projection);
-        let order = HeadRows::of(self.checkpoint, self.config, projection);
-        let content = tensor::projection(tensor, scale, rows, cols, self.config, self.options.load, order)
-            .map_err(|reason| self.refuse(&tensor.name, reason))?;
+        let order = HeadRows::of(self.inventory.checkpoint, self.config, projection);
+        let content = tensor::projection(tensor, held, rows, cols, self.config, self.options.load, order)
+            .map_err(|reason| self.inventory.refuse(tensor, reason))?;
         self.add(role, Some(tensor), vec![rows, cols], self.options.encoding, content);
         Ok(())
     }

@@ -9,6 +9,7 @@ mod chat;
 mod config;
 mod error;
 pub mod export;
+mod inventory;
 mod model;
 pub mod names;
 mod plan;

@@ -1,5 +1,6 @@
 //! What the tensors of a network are called: one table for GGUF and Hugging Face checkpoints (formats.md §5.3).
 
+use crate::Config;
 use bitnet_formats::{Checkpoint, Source};
 use std::fmt;
 
@@ -93,6 +94,34 @@ pub enum BlockRole {
     Scale(Projection),
     /// Norm inside a projection `[in features]`.
     InNorm(Projection),
+}
+
+impl BlockRole {
+    /// The norms of a block outside of its projections.
+    pub(crate) const NORMS: [BlockRole; 8] = [
+        BlockRole::AttentionNorm,
+        BlockRole::FfnNorm,
+        BlockRole::AttentionSubNorm,
+        BlockRole::FfnSubNorm,
+        BlockRole::QueryNorm,
+        BlockRole::KeyNorm,
+        BlockRole::PostAttentionNorm,
+        BlockRole::PostFfnNorm,
+    ];
+
+    /// Channels of a norm; `None` when this network has none there.
+    pub(crate) fn norm_width(self, config: &Config) -> Option<usize> {
+        let (present, width) = match self {
+            BlockRole::AttentionNorm | BlockRole::FfnNorm => (true, config.hidden),
+            BlockRole::AttentionSubNorm => (config.sub_norms, config.query_width()),
+            BlockRole::FfnSubNorm => (config.sub_norms, config.ffn),
+            BlockRole::QueryNorm | BlockRole::KeyNorm => (config.qk_norms, config.head_dim),
+            BlockRole::PostAttentionNorm | BlockRole::PostFfnNorm => (config.post_norms, config.hidden),
+            BlockRole::InNorm(projection) => (config.in_norm_eps.is_some(), config.projection_shape(projection).1),
+            BlockRole::Weight(_) | BlockRole::Scale(_) => (false, 0),
+        };
+        present.then_some(width)
+    }
 }
 
 /// How a checkpoint names its tensors.

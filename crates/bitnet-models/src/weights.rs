@@ -1,16 +1,16 @@
 //! From the tensors of a checkpoint to weights as a backend takes them: used in place where the bytes allow it,
 //! converted otherwise, and nothing in the file left unread by accident.
 
-use crate::config::{Activations, Config, ProjectionForm};
-use crate::names::{BlockRole, Naming, Projection, Role};
+use crate::config::{Activations, Config};
+use crate::inventory::{Held, Inventory, is_float};
+use crate::names::{BlockRole, Projection, Role};
 use crate::rope::HeadRows;
 use crate::{LoadOptions, ModelError};
-use bitnet_formats::{Checkpoint, Encoding, FormatError, I2sLayout, Scales, Tensor, Ternary};
+use bitnet_formats::{Checkpoint, Encoding, I2sLayout, Scales, Tensor, Ternary};
 use bitnet_kernels::{
     DenseFormat, DenseWeights, KernelError, NormWeight, TernaryScales, TernaryWeights, selection_bytes,
 };
 use half::{bf16, f16};
-use std::collections::BTreeSet;
 
 /// Dense tensors up to this size are searched for NaN and infinity at load; in bigger ones (embeddings) that would
 /// cost a pass over memory, and the engine notices NaN logits.
@@ -44,12 +44,10 @@ pub(crate) struct WeightBytes {
 
 /// Hands out the tensors of a checkpoint by what they are for.
 pub(crate) struct Loader<'a> {
-    checkpoint: &'a Checkpoint,
+    inventory: Inventory<'a, 'a>,
     config: &'a Config,
     i2s_layout: Option<I2sLayout>,
     select_head: Option<bool>,
-    naming: Naming,
-    taken: BTreeSet<&'a str>,
     pub(crate) notes: Vec<String>,
     pub(crate) bytes: WeightBytes,
 }
@@ -61,22 +59,21 @@ impl<'a> Loader<'a> {
         options: &LoadOptions,
         notes: Vec<String>,
     ) -> Loader<'a> {
-        let naming = Naming::of(checkpoint, config.post_norms);
-        let LoadOptions { i2s_layout, select_head, .. } = *options;
-        let (taken, bytes) = Default::default();
-        Loader { checkpoint, config, i2s_layout, select_head, naming, taken, notes, bytes }
+        let inventory = Inventory::new(checkpoint, config);
+        let &LoadOptions { i2s_layout, select_head, .. } = options;
+        Loader { inventory, config, i2s_layout, select_head, notes, bytes: WeightBytes::default() }
     }
 
     /// A loader of the same checkpoint for another thread.
     pub(crate) fn fork(&self) -> Loader<'a> {
-        let &Loader { checkpoint, config, i2s_layout, select_head, naming, .. } = self;
-        let (taken, notes, bytes) = Default::default();
-        Loader { checkpoint, config, i2s_layout, select_head, naming, taken, notes, bytes }
+        let &Loader { ref inventory, config, i2s_layout, select_head, .. } = self;
+        let (notes, bytes) = Default::default();
+        Loader { inventory: inventory.clone(), config, i2s_layout, select_head, notes, bytes }
     }
 
     /// Takes over what a forked loader has handed out.
     pub(crate) fn join(&mut self, part: Loader<'a>) {
-        self.taken.extend(part.taken);
+        self.inventory.join(part.inventory);
         part.notes.into_iter().for_each(|note| self.note_once(note));
         let WeightBytes { mapped, owned, per_token, head, int8, float } = part.bytes;
         self.bytes.mapped += mapped;
@@ -87,67 +84,15 @@ impl<'a> Loader<'a> {
         self.bytes.float |= float;
     }
 
-    fn find(&mut self, role: Role) -> Option<&'a Tensor> {
-        let tensor = self.naming.candidates(role).iter().find_map(|name| self.checkpoint.tensors.get(name))?;
-        self.taken.insert(&tensor.name);
-        Some(tensor)
-    }
-
-    fn require(&mut self, role: Role) -> Result<&'a Tensor, ModelError> {
-        self.find(role).ok_or_else(|| {
-            let reason = format!("missing; a {} model needs it", self.config.architecture);
-            FormatError::Tensor { file: self.file(), tensor: self.name(role), reason }.into()
-        })
-    }
-
-    /// The name of a tensor in the file's own naming.
-    pub(crate) fn name(&self, role: Role) -> String {
-        self.naming.name(role).unwrap_or_else(|| format!("{role:?}"))
-    }
-
     /// A tensor that the backend does not take.
     pub(crate) fn refused(&self, role: Role, source: KernelError) -> ModelError {
-        ModelError::Weights { tensor: self.name(role), source }
-    }
-
-    fn file(&self) -> String {
-        let path = &self.checkpoint.path;
-        if path.as_os_str().is_empty() { "<memory>".into() } else { path.display().to_string() }
-    }
-
-    fn refuse(&self, tensor: &Tensor, reason: impl Into<String>) -> ModelError {
-        FormatError::Tensor { file: self.file(), tensor: tensor.name.clone(), reason: reason.into() }.into()
-    }
-
-    /// A short vector of floats.
-    fn vector(&self, tensor: &Tensor, len: usize) -> Result<Vec<f32>, ModelError> {
-        let (rows, cols) = tensor.matrix();
-        if rows.checked_mul(cols) != Some(len) {
-            return Err(self.refuse(tensor, format!("shape {:?}, expected {len} values", tensor.shape)));
-        }
-        self.finite(tensor, 1, len)
-    }
-
-    /// The values of a float tensor, none of them NaN or infinite.
-    fn finite(&self, tensor: &Tensor, rows: usize, cols: usize) -> Result<Vec<f32>, ModelError> {
-        if !is_float(tensor.encoding) {
-            return Err(self.refuse(tensor, format!("encoded as {}, expected F32, F16 or BF16", tensor.encoding)));
-        }
-        let values = tensor.encoding.decode(&tensor.bytes, rows, cols)?;
-        match values.iter().position(|v| !v.is_finite()) {
-            None => Ok(values),
-            Some(i) => Err(self.refuse(tensor, format!("value {i} is {}: the file is damaged", values[i]))),
-        }
+        ModelError::Weights { tensor: self.inventory.name(role), source }
     }
 
     /// A norm of `len` channels.
     pub(crate) fn norm(&mut self, role: Role, len: usize) -> Result<NormWeight, ModelError> {
-        let tensor = self.require(role)?;
-        let mut weight = self.vector(tensor, len)?;
+        let (_, weight) = self.inventory.norm(role, len)?;
         let inner = matches!(role, Role::Block(_, BlockRole::InNorm(_)));
-        if self.config.offset_norms && !inner {
-            weight.iter_mut().for_each(|w| *w += 1.0);
-        }
         let eps = match self.config.in_norm_eps {
             Some(eps) if inner => eps,
             _ => self.config.norm_eps,
@@ -159,17 +104,12 @@ impl<'a> Loader<'a> {
 
     /// Divisors of the rotary frequencies, if the file has them.
     pub(crate) fn rope_factors(&mut self) -> Result<Option<Vec<f32>>, ModelError> {
-        let Some(tensor) = self.find(Role::RopeFactors) else { return Ok(None) };
-        let factors = self.vector(tensor, self.config.rope_dim / 2)?;
-        if factors.iter().any(|&f| f <= 0.0) {
-            return Err(self.refuse(tensor, "rotary factors must be above zero"));
-        }
-        Ok(Some(factors))
+        Ok(self.inventory.rope_factors()?.map(|(_, factors)| factors))
     }
 
     /// The embedding table `[vocab, hidden]`.
     pub(crate) fn embedding(&mut self) -> Result<DenseWeights, ModelError> {
-        let tensor = self.require(Role::Embedding)?;
+        let tensor = self.inventory.require(Role::Embedding)?;
         let table = self.table(tensor)?;
         if self.config.tied_head {
             self.count_head(&table);
@@ -181,15 +121,15 @@ impl<'a> Loader<'a> {
     /// The output head `[vocab, hidden]`; `None` when it is the embedding table.
     pub(crate) fn head(&mut self) -> Result<Option<DenseWeights>, ModelError> {
         if self.config.tied_head {
-            if let Some(tensor) = self.find(Role::Head) {
+            if let Some(tensor) = self.inventory.find(Role::Head) {
                 self.notes.push(format!("{} is ignored: the config says that embedding and head are one", tensor.name));
             }
             return Ok(None);
         }
-        let tensor = match self.find(Role::Head) {
+        let tensor = match self.inventory.find(Role::Head) {
             Some(tensor) => tensor,
             None if self.config.pooling.is_some() => return Ok(None), // an embedding model needs no head
-            None => self.require(Role::Head)?,
+            None => self.inventory.require(Role::Head)?,
         };
         let table = self.table(tensor)?;
         self.count_head(&table);
@@ -213,9 +153,9 @@ impl<'a> Loader<'a> {
 
     fn table(&mut self, tensor: &'a Tensor) -> Result<DenseWeights, ModelError> {
         let (rows, cols) = (self.config.vocab, self.config.hidden);
-        self.expect_shape(tensor, rows, cols)?;
+        self.inventory.expect_shape(tensor, rows, cols)?;
         if matches!(tensor.encoding, Encoding::I2S(_)) {
-            return Err(self.refuse(
+            return Err(self.inventory.refuse(
                 tensor,
                 "embeddings and heads in I2_S are a converter's accident and give no usable model: convert again with \
                  embeddings in F16",
@@ -230,58 +170,29 @@ impl<'a> Loader<'a> {
 
     /// A projection of a block.
     pub(crate) fn projection(&mut self, layer: usize, projection: Projection) -> Result<Matrix, ModelError> {
-        let tensor = self.require(Role::Block(layer, BlockRole::Weight(projection)))?;
-        let scale = self.find(Role::Block(layer, BlockRole::Scale(projection)));
+        let (tensor, held) = self.inventory.projection(layer, projection)?;
         let (rows, cols) = self.config.projection_shape(projection);
-        let order = HeadRows::of(self.checkpoint, self.config, projection);
-        let matrix = match self.config.projections {
-            ProjectionForm::HfPacked { inverse_scale } => {
-                let scale = match scale {
-                    Some(scale) => scale,
-                    None => self.require(Role::Block(layer, BlockRole::Scale(projection)))?,
-                };
-                let scale = self.scale(scale)?;
-                if tensor.encoding != Encoding::U8 {
-                    let found = tensor.encoding;
-                    return Err(self.refuse(tensor, format!("holds {found}, but other projections are packed (uint8)")));
-                }
-                self.expect_shape(tensor, rows.div_ceil(4), cols)?;
-                let direct = if inverse_scale { 1.0 / scale } else { scale };
-                let mut ternary = Encoding::HfPacked.decode_ternary(&tensor.bytes, rows, cols, Some(direct))?;
-                if let Some(order) = order {
-                    ternary.codes = order.apply(&ternary.codes, cols);
-                }
-                self.fed(tensor, ternary)?
+        let order = HeadRows::of(self.inventory.checkpoint, self.config, projection);
+        let codes = match held {
+            Held::HfPacked { scale } => {
+                Some(Encoding::HfPacked.decode_ternary(&tensor.bytes, rows, cols, Some(scale))?)
             }
-            ProjectionForm::Master => {
-                self.expect_shape(tensor, rows, cols)?;
-                if let Some(scale) = scale {
-                    // transformers saves unpacked codes like this; absmean would put its own scale in place of theirs
-                    return Err(self.refuse(
-                        scale,
-                        "stands beside weights that are not packed (uint8): is their scale inside or not? Use the \
-                         original packed checkpoint or the master weights",
-                    ));
-                }
-                let master = self.finite(tensor, rows, cols)?;
-                let mut ternary = Ternary::absmean(&master, rows, cols)?;
-                if let Some(order) = order {
-                    ternary.codes = order.apply(&ternary.codes, cols);
-                }
-                self.fed(tensor, ternary)?
-            }
-            ProjectionForm::AsStored => {
-                self.expect_shape(tensor, rows, cols)?;
-                let matrix = match order {
-                    Some(order) => self.reordered(tensor, order, rows, cols)?,
-                    None => self.stored(tensor, rows, cols)?,
-                };
-                match scale {
-                    Some(scale) => self.rescaled(tensor, matrix, scale)?,
-                    None => matrix,
-                }
-            }
+            Held::Master => Some(Ternary::absmean(&self.inventory.finite(tensor, rows, cols)?, rows, cols)?),
+            Held::AsStored { .. } => None,
         };
+        let mut matrix = match (codes, order) {
+            (Some(mut ternary), order) => {
+                if let Some(order) = order {
+                    ternary.codes = order.apply(&ternary.codes, cols);
+                }
+                self.fed(tensor, ternary)?
+            }
+            (None, Some(order)) => self.reordered(tensor, order, rows, cols)?,
+            (None, None) => self.stored(tensor, rows, cols)?,
+        };
+        if let Held::AsStored { factor: Some(factor) } = held {
+            matrix = self.rescaled(tensor, matrix, factor)?;
+        }
         self.bytes.per_token += matrix.bytes();
         match matrix {
             Matrix::Ternary(_) => self.bytes.int8 = true,
@@ -312,7 +223,7 @@ impl<'a> Loader<'a> {
         }
         if int8 && is_float(tensor.encoding) {
             // a BitNet in floats: either unpacked codes times scale, or master weights
-            let values = self.finite(tensor, rows, cols)?;
+            let values = self.inventory.finite(tensor, rows, cols)?;
             let ternary = match Ternary::detect(&values, rows, cols) {
                 Some(ternary) => ternary,
                 None => {
@@ -326,7 +237,7 @@ impl<'a> Loader<'a> {
             self.note_once(format!("some projections are {}, not ternary: fed with floats", tensor.encoding));
         } else if looks_ternary(tensor, cols) {
             // TriLM: floats that are all −s, 0 or s take an eighth of the memory as codes
-            let values = self.finite(tensor, rows, cols)?;
+            let values = self.inventory.finite(tensor, rows, cols)?;
             if let Some(ternary) = Ternary::detect(&values, rows, cols).filter(|t| t.tensor_scale().is_some()) {
                 return self.fed(tensor, ternary);
             }
@@ -396,7 +307,7 @@ impl<'a> Loader<'a> {
             Encoding::Q4_0 => DenseFormat::Q4_0,
             Encoding::Q4K => DenseFormat::Q4K,
             Encoding::Q6K => DenseFormat::Q6K,
-            other => return Err(self.refuse(tensor, format!("encoding {other} cannot hold weights"))),
+            other => return Err(self.inventory.refuse(tensor, format!("encoding {other} cannot hold weights"))),
         };
         self.search(tensor)?;
         self.bytes.mapped += tensor.bytes.len() as u64;
@@ -428,8 +339,7 @@ impl<'a> Loader<'a> {
     }
 
     /// Applies the scale that mainline BitNet files may keep beside a projection.
-    fn rescaled(&self, tensor: &Tensor, matrix: Matrix, scale: &Tensor) -> Result<Matrix, ModelError> {
-        let factor = self.scale(scale)?;
+    fn rescaled(&self, tensor: &Tensor, matrix: Matrix, factor: f32) -> Result<Matrix, ModelError> {
         match matrix {
             Matrix::Ternary(mut ternary) => {
                 match &mut ternary.scales {
@@ -439,25 +349,9 @@ impl<'a> Loader<'a> {
                 Ok(Matrix::Ternary(ternary))
             }
             Matrix::Dense(_) => {
-                Err(self
-                    .refuse(tensor, format!("{} beside weights that are used as floats is not supported", scale.name)))
+                Err(self.inventory.refuse(tensor, "a scale beside weights that are used as floats is not supported"))
             }
         }
-    }
-
-    fn scale(&self, tensor: &Tensor) -> Result<f32, ModelError> {
-        let value = self.vector(tensor, 1)?[0];
-        if value > 0.0 && (1.0 / value).is_finite() {
-            return Ok(value);
-        }
-        Err(self.refuse(tensor, format!("scale is {value}, expected a finite number above zero")))
-    }
-
-    fn expect_shape(&self, tensor: &Tensor, rows: usize, cols: usize) -> Result<(), ModelError> {
-        if tensor.shape == [rows, cols] {
-            return Ok(());
-        }
-        Err(self.refuse(tensor, format!("shape {:?}, but the metadata implies [{rows}, {cols}]", tensor.shape)))
     }
 
     /// Looks for NaN and infinity in small float tensors: the exponent is all ones.
@@ -473,7 +367,7 @@ impl<'a> Loader<'a> {
             _ => false,
         };
         if bad {
-            return Err(self.refuse(tensor, "holds NaN or infinity: the file is damaged"));
+            return Err(self.inventory.refuse(tensor, "holds NaN or infinity: the file is damaged"));
         }
         Ok(())
     }
@@ -484,21 +378,9 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Every tensor must have been used: one that the architecture does not know (a bias, another norm) would be
-    /// missing from the results.
+    /// Refuses a checkpoint with tensors that were not used.
     pub(crate) fn finish(&self) -> Result<(), ModelError> {
-        let harmless = |name: &str| name.ends_with("rotary_emb.inv_freq");
-        let mut left = self.checkpoint.tensors.values().filter(|t| !self.taken.contains(t.name.as_str()));
-        match left.find(|t| !harmless(&t.name)) {
-            None => Ok(()),
-            Some(tensor) => Err(self.refuse(
-                tensor,
-                format!(
-                    "not part of a {} model as known here; leaving it out would give wrong results",
-                    self.config.architecture
-                ),
-            )),
-        }
+        self.inventory.finish()
     }
 }
 
@@ -516,10 +398,6 @@ impl Matrix {
             Matrix::Dense(dense) => dense.bytes.len() as u64,
         }
     }
-}
-
-fn is_float(encoding: Encoding) -> bool {
-    matches!(encoding, Encoding::F32 | Encoding::F16 | Encoding::BF16)
 }
 
 /// A cheap first look: the first row of a float tensor holds one magnitude besides zero.

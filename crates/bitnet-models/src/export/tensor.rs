@@ -2,7 +2,8 @@
 
 use super::Outcome;
 use crate::LoadOptions;
-use crate::config::{Activations, Config, ProjectionForm};
+use crate::config::{Activations, Config};
+use crate::inventory::{Held, is_float};
 use crate::rope::HeadRows;
 use bitnet_formats::{Encoding, FormatError, Scales, Tensor, Ternary};
 use bytes::Bytes;
@@ -35,49 +36,29 @@ pub(super) enum Reading {
 /// How a projection of a model is to be read: as the loader reads it. `Err` is the reason for a refusal.
 pub(super) fn projection<'a>(
     tensor: &'a Tensor,
-    scale: Option<&Tensor>,
+    held: Held,
     rows: usize,
     cols: usize,
     config: &Config,
     load: &LoadOptions,
     order: Option<HeadRows>,
 ) -> Result<Content<'a>, String> {
-    let packed = matches!(config.projections, ProjectionForm::HfPacked { .. });
-    if packed && tensor.encoding != Encoding::U8 {
-        return Err(format!("holds {}, but other projections are packed (uint8)", tensor.encoding));
-    }
-    let expected = if packed { [rows.div_ceil(4), cols] } else { [rows, cols] };
-    if tensor.shape != expected {
-        return Err(format!("shape {:?}, expected {expected:?}", tensor.shape));
-    }
-    let factor = match scale {
-        Some(scale) if scale.len() == 1 => {
-            let value = scale.encoding.decode(&scale.bytes, 1, 1).map_err(|e| e.to_string())?[0];
-            if !(value > 0.0 && value.is_finite() && (1.0 / value).is_finite()) {
-                return Err(format!("its scale {} is {value}, expected a finite number above zero", scale.name));
-            }
-            Some(value)
-        }
-        Some(scale) => return Err(format!("its scale {} has shape {:?}, expected [1]", scale.name, scale.shape)),
-        None => None,
-    };
-    let float = matches!(tensor.encoding, Encoding::F32 | Encoding::F16 | Encoding::BF16);
-    let reading = match (config.projections, factor) {
-        (ProjectionForm::HfPacked { inverse_scale }, Some(scale)) => {
-            Reading::HfPacked { scale: if inverse_scale { 1.0 / scale } else { scale } }
-        }
-        (ProjectionForm::HfPacked { .. }, None) => return Err("packed codes without a weight_scale".into()),
-        (ProjectionForm::Master, None) if float => Reading::Floats { detect: false, master: true },
-        (_, factor) if tensor.encoding.is_ternary() => {
+    let int8 = config.activations == Activations::Int8;
+    let reading = match held {
+        Held::HfPacked { scale } => Reading::HfPacked { scale },
+        Held::Master => Reading::Floats { detect: false, master: true },
+        Held::AsStored { factor } if tensor.encoding.is_ternary() => {
             let encoding = match (tensor.encoding, load.i2s_layout) {
                 (Encoding::I2S(_), Some(layout)) => Encoding::I2S(layout),
                 (encoding, _) => encoding,
             };
             Reading::Encoded { encoding, factor }
         }
-        (_, None) if float => Reading::Floats { detect: true, master: config.activations == Activations::Int8 },
-        (_, None) => return Ok(Content::Dense { tensor, order }),
-        (_, Some(_)) => return Err("a scale beside weights that are not ternary is not supported".into()),
+        Held::AsStored { factor: Some(_) } => {
+            return Err("a scale beside weights that are not ternary is not supported".into());
+        }
+        Held::AsStored { factor: None } if is_float(tensor.encoding) => Reading::Floats { detect: true, master: int8 },
+        Held::AsStored { factor: None } => return Ok(Content::Dense { tensor, order }),
     };
     Ok(Content::Ternary { tensor, reading, rows, cols, order })
 }

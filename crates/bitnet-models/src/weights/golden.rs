@@ -40,7 +40,7 @@ fn codes_and_scales_of_every_folder() {
                 let Matrix::Ternary(weights) = loader.projection(layer, projection).unwrap() else {
                     panic!("{}: block {layer} {projection:?} is not ternary", folder.display());
                 };
-                let name = loader.name(Role::Block(layer, BlockRole::Weight(projection)));
+                let name = loader.inventory.name(Role::Block(layer, BlockRole::Weight(projection)));
                 let module = name.trim_end_matches(".weight").trim_start_matches("model.");
                 let golden = ternary.get(module).or(ternary.get(&format!("model.{module}"))).unwrap();
                 let hash: String = Sha256::digest(codes(&weights)).iter().map(|b| format!("{b:02x}")).collect();
