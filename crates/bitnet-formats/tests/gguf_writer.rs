@@ -186,6 +186,20 @@ fn tile_types_are_written_under_their_ids() {
     assert!(error.contains("38 (TL1)"), "{error}");
 }
 
+/// Whoever may rename in `/dev` would otherwise lose the device.
+#[cfg(unix)]
+#[test]
+fn what_is_no_regular_file_is_not_replaced() {
+    use std::os::unix::fs::FileTypeExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let error = plain_write(&path, &Metadata::new(), Vec::new()).unwrap_err().to_string();
+    assert!(error.contains("socket") && error.contains("not a regular file"), "{error}");
+    assert!(std::fs::metadata(&path).unwrap().file_type().is_socket());
+    assert_eq!(listing(dir.path()), ["socket"]);
+}
+
 #[test]
 fn unwritable_outputs_are_named() {
     let dir = tempfile::tempdir().unwrap();

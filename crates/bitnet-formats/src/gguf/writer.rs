@@ -40,6 +40,10 @@ pub fn write(
     let total = header.len() as u64 + lens.iter().map(|&len| (len as u64).next_multiple_of(alignment)).sum::<u64>();
 
     let io = |source| FormatError::Io { path: path.to_owned(), source };
+    // The rename at the end would put a file in place of a device or a socket.
+    if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err(io(std::io::Error::other("is there and not a regular file; choose another output")));
+    }
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
