@@ -5,7 +5,7 @@ use crate::pages::PagePool;
 use crate::sequence::Sequence;
 use crate::{FinishReason, GenerateRequest, InferenceError, Prompt, Sampling, Session, TokenEvent, Usage};
 use bitnet_formats::Checkpoint;
-use bitnet_kernels::{Batch, Computed, Cpu, CpuOptions, PAGE_LEN, Wanted};
+use bitnet_kernels::{Batch, Computed, Cpu, CpuOptions, PAGE_LEN, Top, Wanted};
 use bitnet_models::{Encoding, LoadOptions, MemoryPlan, Model, Pooling, State, StateShape, Tokenizer};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -298,17 +298,21 @@ impl Engine {
         Ok(())
     }
 
-    /// Computes the next chunk of what a sequence lacks; with its last token, those of its logits that are wanted.
+    /// Computes the next chunk of what a sequence lacks; with its last token, those of its logits that are wanted, or all.
     pub(crate) fn step(
         &self,
         sequence: &mut Sequence,
-        wanted: Wanted<'_>,
+        wanted: Option<Top<'_>>,
         logits: &mut [f32],
     ) -> Result<Computed, InferenceError> {
         let working = &mut *self.working();
         let (start, end) = self.next_chunk(sequence);
         let last = end == sequence.tokens().len();
         self.fill_batch(working, sequence, start, end, usize::from(last))?;
+        let wanted = match &wanted {
+            Some(top) if last => Wanted::Top(std::slice::from_ref(top)),
+            _ => Wanted::All,
+        };
         let computed = self.model.forward_wanted(&mut working.state, &working.batch, wanted);
         if last {
             self.model.read_logits(&working.state, logits);

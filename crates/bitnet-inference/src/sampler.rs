@@ -18,7 +18,7 @@ pub use penalties::Penalties;
 pub use random::Random;
 
 use crate::{InferenceError, Sampling, TokenLogprob};
-use bitnet_kernels::{Top, Wanted};
+use bitnet_kernels::Top;
 
 /// Applies a [`Sampling`] to logits. After it is made, choosing a token allocates nothing.
 #[derive(Clone, Debug)]
@@ -49,8 +49,8 @@ impl Sampler {
     }
 
     /// The logits without which [`sample`](Self::sample) cannot choose after this history. Tokens are removed by rank and by
-    /// distance to the best before anything asks for a sum over all tokens; where that is not so, all are wanted.
-    pub fn wanted(&mut self, history: &[u32]) -> Wanted<'_> {
+    /// distance to the best before anything asks for a sum over all tokens; `None`, which is all, where that is not so.
+    pub fn wanted(&mut self, history: &[u32]) -> Option<Top<'_>> {
         let s = &self.sampling;
         let (count, margin) = if s.temperature == 0.0 {
             (1, 0.0)
@@ -59,16 +59,16 @@ impl Sampler {
         } else if s.typical_p >= 1.0 && s.top_p >= 1.0 && s.min_p > 0.0 {
             (1, 1e-3 - s.min_p.ln()) // a little more than that, whatever the rounding
         } else {
-            return Wanted::All;
+            return None;
         };
         self.movable.clear();
         if !is_plain(s) {
             let ids = s.logit_bias.iter().map(|&(id, _)| id).chain(history.iter().copied());
             if !self.candidates.distinct(ids, &mut self.movable) {
-                return Wanted::All;
+                return None;
             }
         }
-        Wanted::Top(Top { count, margin, ids: &self.movable })
+        Some(Top { count, margin, ids: &self.movable })
     }
 
     /// Chooses the next token. `logits` has one value per token of the vocabulary, `history` is prompt and answer so

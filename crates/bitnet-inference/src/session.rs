@@ -4,7 +4,6 @@ use crate::sampler::{Sampler, logprobs};
 use crate::sequence::Sequence;
 use crate::stop::StopTexts;
 use crate::{Engine, FinishReason, GenerateRequest, InferenceError, REPEAT_LIMIT, TokenEvent, TokenLogprob, Usage};
-use bitnet_kernels::Wanted;
 use bitnet_models::DecodeStream;
 use std::time::Instant;
 
@@ -159,7 +158,7 @@ impl Generation<'_, '_> {
         }
         let start = Instant::now();
         // log-probabilities need the sum over the vocabulary
-        let wanted = if self.logprobs.is_some() { Wanted::All } else { self.sampler.wanted(sequence.tokens()) };
+        let wanted = if self.logprobs.is_some() { None } else { self.sampler.wanted(sequence.tokens()) };
         *complete = engine.step(sequence, wanted, logits)?.complete;
         let time = match self.usage.new_tokens {
             0 => &mut self.usage.prompt_time,

@@ -40,8 +40,8 @@ pub struct KvShape {
 pub enum Wanted<'a> {
     /// All of them.
     All,
-    /// Those that can be chosen.
-    Top(Top<'a>),
+    /// Those that can be chosen, row by row.
+    Top(&'a [Top<'a>]),
 }
 
 /// The logits among which a token is chosen: those of `ids`; and of all other tokens the `count` largest, whatever equals the

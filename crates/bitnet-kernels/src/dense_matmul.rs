@@ -132,6 +132,11 @@ impl Dense {
         self.row_bytes
     }
 
+    /// The stored values of a row.
+    pub(crate) fn row(&self, row: usize) -> &[u8] {
+        &self.bytes[row * self.row_bytes..(row + 1) * self.row_bytes]
+    }
+
     /// Memory for selecting rows, if this is a head that has it.
     pub(crate) fn selection(&self) -> Option<MutexGuard<'_, Selection>> {
         self.selection.as_ref().map(|selection| selection.lock().unwrap_or_else(PoisonError::into_inner))
@@ -163,7 +168,7 @@ impl Dense {
     /// Bytes of the panel of `row` that starts at column `first`.
     #[inline(always)]
     fn panel_bytes<F: Format>(&self, _: F, row: usize, first: usize) -> &[u8] {
-        let row = &self.bytes[row * self.row_bytes..(row + 1) * self.row_bytes];
+        let row = self.row(row);
         let start = first / F::BLOCK * F::BYTES;
         let len = PANEL / F::BLOCK * F::BYTES;
         &row[start..row.len().min(start + len)]

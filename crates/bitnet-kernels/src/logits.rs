@@ -3,7 +3,7 @@
 use crate::dense_matmul::{self, Dense, TOKENS};
 use crate::{Computed, Cpu, NormWeight, Rows, Wanted, norm};
 
-/// `out[i] = head · RMSNorm(x[rows[i]])`. For a single row, only what is wanted.
+/// `out[i] = head · RMSNorm(x[rows[i]])`, or only what is wanted of it.
 pub(crate) fn run(
     cpu: &Cpu,
     x: &Rows,
@@ -16,6 +16,9 @@ pub(crate) fn run(
     let cols = x.cols();
     assert_eq!(cols, norm.weight.len(), "channels of the final norm");
     assert_eq!((cols, out.cols()), (head.cols(), head.rows()), "shape of the head");
+    if let Wanted::Top(tops) = wanted {
+        assert_eq!(tops.len(), rows.len(), "what is wanted of every row");
+    }
     out.set_len(rows.len());
     let mut scratch = cpu.scratch();
     for (block, rows) in rows.chunks(TOKENS).enumerate() {
@@ -23,10 +26,10 @@ pub(crate) fn run(
         cpu.pool().chunks(normed, cols, crate::threads::grain(cols), |i, out| {
             norm::row(cpu.isa(), x.row(rows[i] as usize), norm, out);
         });
-        if let Wanted::Top(top) = wanted
-            && out.len() == 1
+        if let Wanted::Top(tops) = wanted
+            && rows.len() == out.len() // so few that one block holds them
             && let Some(mut selection) = head.selection()
-            && let Some(bytes) = selection.run(cpu, normed, head, top, out)
+            && let Some(bytes) = selection.run(cpu, normed, head, tops, out)
         {
             return Computed { complete: false, bytes };
         }

@@ -374,20 +374,22 @@ impl Bound {
 pub(crate) mod scalar {
     use super::{BITS, CoarseRows, HALVES, Query};
 
-    /// `store(row, Σ (u / 2) x̂)` for all rows.
-    pub(crate) fn coarse_sums(rows: CoarseRows<'_>, query: &Query, mut store: impl FnMut(usize, i64)) {
-        let (high, low) = query.halves();
+    /// `store(row, query, Σ (u / 2) x̂)` for all rows and queries.
+    pub(crate) fn coarse_sums(rows: CoarseRows<'_>, queries: &[Query], mut store: impl FnMut(usize, usize, i64)) {
         for row in 0..rows.len() {
             let (halves, bits) = rows.row(row);
-            let mut sum = 0;
-            for (((halves, bits), high), low) in halves.iter().zip(bits).zip(high).zip(low) {
-                for p in 0..2 * HALVES {
-                    let half = halves[p % HALVES] >> (p / HALVES * 4) & 15;
-                    let code = i32::from(half << 1 | bits[p / 8] >> (p % 8) & 1);
-                    sum += i64::from(code * (256 * i32::from(high[p]) + i32::from(low[p])));
+            for (q, query) in queries.iter().enumerate() {
+                let (high, low) = query.halves();
+                let mut sum = 0;
+                for (((halves, bits), high), low) in halves.iter().zip(bits).zip(high).zip(low) {
+                    for p in 0..2 * HALVES {
+                        let half = halves[p % HALVES] >> (p / HALVES * 4) & 15;
+                        let code = i32::from(half << 1 | bits[p / 8] >> (p % 8) & 1);
+                        sum += i64::from(code * (256 * i32::from(high[p]) + i32::from(low[p])));
+                    }
                 }
+                store(row, q, sum);
             }
-            store(row, sum);
         }
     }
 

@@ -19,6 +19,8 @@ use crate::{Cpu, Dense, DenseFormat, DenseWeights, Isa, KernelError, Rows, Top};
 const MAX_COUNT: usize = 1024;
 /// More tokens whose logits are wanted in any case than this are too many.
 const MAX_IDS: usize = 4096;
+/// More rows at once are left to the full head.
+const MAX_QUERIES: usize = 16;
 /// Steps for which the full head runs after a selection that read as much.
 const PAUSE: u32 = 32;
 /// Rows that are looked at together.
@@ -28,7 +30,7 @@ const GROUP: usize = 64;
 /// without.
 pub(crate) struct Selection {
     planes: Planes,
-    query: Query,
+    queries: Vec<Query>,
     /// Candidates for the best approximations.
     best: Vec<(f32, u32)>,
     /// Logits of single rows.
@@ -56,7 +58,7 @@ impl Selection {
     pub(crate) fn reserve(rows: usize, cols: usize) -> Result<Selection, KernelError> {
         Ok(Selection {
             planes: Planes::reserve(rows, cols)?,
-            query: Query::new(cols)?,
+            queries: (0..MAX_QUERIES).map(|_| Query::new(cols)).collect::<Result<_, _>>()?,
             best: Vec::with_capacity(2 * MAX_COUNT),
             exact: Aligned::zeroed("logits of single rows", MAX_COUNT.max(MAX_IDS))?,
             asked: 0,
@@ -64,11 +66,14 @@ impl Selection {
         })
     }
 
-    /// Fills the only row of `out` with the logits of `x` that `top` wants, and negative infinity for all others. Returns the
-    /// bytes read; `None` when the full head must run.
-    pub(crate) fn run(&mut self, cpu: &Cpu, x: &[f32], head: &Dense, top: Top<'_>, out: &mut Rows) -> Option<u64> {
-        let few = top.count <= MAX_COUNT.min(head.rows() / 16) && top.ids.len() <= MAX_IDS.min(head.rows() / 4);
-        if !few || top.count == 0 || top.margin.is_nan() {
+    /// Fills every row of `out` with those logits of a row of `x` that its `Top` wants, and negative infinity for all others.
+    /// Returns the bytes read; `None` when the full head must run.
+    pub(crate) fn run(&mut self, cpu: &Cpu, x: &[f32], head: &Dense, tops: &[Top<'_>], out: &mut Rows) -> Option<u64> {
+        let few = |top: &Top<'_>| {
+            let (count, ids) = (MAX_COUNT.min(head.rows() / 16), MAX_IDS.min(head.rows() / 4));
+            (1..=count).contains(&top.count) && top.ids.len() <= ids && !top.margin.is_nan()
+        };
+        if !(1..=MAX_QUERIES).contains(&tops.len()) || !tops.iter().all(few) {
             return None;
         }
         if self.pause > 0 {
@@ -81,40 +86,51 @@ impl Selection {
             2 => self.planes.fill(cpu, head),
             _ => {}
         }
-        if !self.query.set(x, &self.planes) {
-            return None;
+        for (query, x) in self.queries.iter_mut().zip(x.chunks(head.cols())) {
+            if !query.set(x, &self.planes) {
+                return None;
+            }
         }
-        let bound = self.query.bound();
-        let bytes = self.select(cpu, x, head, top, bound, out)?;
-        if bytes >= head.bytes() as u64 {
+        self.approximate(cpu, head, out);
+        let mut bytes = self.planes.coarse_bytes() as u64;
+        for (i, (top, x)) in tops.iter().zip(x.chunks(head.cols())).enumerate() {
+            let bound = self.queries[i].bound();
+            bytes += self.select(cpu, x, head, (i, top), bound, out.row_mut(i))?;
+        }
+        // another row costs the full head about an eighth more
+        if bytes >= (head.bytes() / 8 * (7 + tops.len())) as u64 {
             self.pause = PAUSE;
         }
         Some(bytes)
     }
 
+    /// Fills `out` with approximations from the coarse plane.
+    fn approximate(&self, cpu: &Cpu, head: &Dense, out: &mut Rows) {
+        let queries = &self.queries[..out.len()];
+        let grain = (head.rows() / (32 * cpu.threads())).clamp(GROUP, 4096);
+        cpu.pool().columns(&mut [out], grain, |_, mut tile| {
+            let rows = tile.columns();
+            let facts = &self.planes.facts()[rows.clone()];
+            arch::coarse_sums(cpu.isa(), self.planes.coarse(rows), queries, |row, query, sum| {
+                tile.row(query)[row] = queries[query].coarse(&facts[row], sum);
+            });
+        });
+    }
+
+    /// Turns approximations of query `i` into what `top` wants. Returns the bytes read.
     fn select(
         &mut self,
         cpu: &Cpu,
         x: &[f32],
         head: &Dense,
-        top: Top<'_>,
+        (i, top): (usize, &Top<'_>),
         bound: Bound,
-        out: &mut Rows,
+        logits: &mut [f32],
     ) -> Option<u64> {
-        let Selection { planes, query, best, exact, .. } = self;
-        let (planes, query, facts) = (&*planes, &*query, planes.facts());
+        let Selection { planes, queries, best, exact, .. } = self;
+        let (planes, query, facts) = (&*planes, &queries[i], planes.facts());
         let isa = cpu.isa();
-        let grain = (head.rows() / (32 * cpu.threads())).clamp(GROUP, 4096);
 
-        cpu.pool().columns(&mut [&mut *out], grain, |_, mut tile| {
-            let rows = tile.columns();
-            let (facts, logits) = (&facts[rows.clone()], tile.row(0));
-            arch::coarse_sums(isa, planes.coarse(rows), query, |row, sum| {
-                logits[row] = query.coarse(&facts[row], sum);
-            });
-        });
-
-        let logits = out.row_mut(0);
         top.ids.iter().for_each(|&id| logits[id as usize] = f32::NEG_INFINITY); // computed in any case
         largest(logits, top.count, best);
         let found = &mut exact[..best.len()];
@@ -126,45 +142,41 @@ impl Selection {
         }
         let floor = if enough { f64::from(least) - f64::from(top.margin) } else { f64::NEG_INFINITY };
 
-        let bytes = AtomicU64::new(planes.coarse_bytes() as u64 + (found.len() * head.row_bytes()) as u64);
+        let bytes = AtomicU64::new((found.len() * head.row_bytes()) as u64);
         let healthy = AtomicBool::new(true);
-        cpu.pool().columns(&mut [&mut *out], grain, |_, mut tile| {
-            let first = tile.columns().start;
-            let (mut refined, mut computed) = (0, 0);
-            for (group, logits) in tile.row(0).chunks_mut(GROUP).enumerate() {
-                let first = first + group * GROUP;
-                let mut reaching = 0u64;
-                for (i, (logit, facts)) in logits.iter().zip(&facts[first..]).enumerate() {
-                    let below = f64::from(*logit) + bound.coarse(facts) < floor; // NaN is not
-                    reaching |= u64::from(!below) << i;
-                }
-                each_bit(reaching, |i| arch::fetch(planes.fine(first + i)));
-                for (i, logit) in logits.iter_mut().enumerate() {
-                    let (row, coarse) = (first + i, *logit);
-                    *logit = f32::NEG_INFINITY;
-                    if reaching >> i & 1 == 0 {
-                        continue;
-                    }
-                    refined += 1;
-                    let sum = arch::fine_sum(isa, planes.fine(row), query);
-                    let facts = &facts[row];
-                    if query.fine(facts, coarse, sum) + bound.fine(facts) < floor {
-                        continue;
-                    }
-                    computed += 1;
-                    *logit = dot(isa, head, row, x);
-                    if !logit.is_finite() {
-                        healthy.store(false, Ordering::Relaxed);
-                    }
-                }
+        let grain = (logits.len() / (8 * GROUP * cpu.threads())).max(1);
+        cpu.pool().chunks(logits, GROUP, grain, |group, logits| {
+            let first = group * GROUP;
+            let mut reaching = 0u64;
+            for (i, (logit, facts)) in logits.iter().zip(&facts[first..]).enumerate() {
+                let below = f64::from(*logit) + bound.coarse(facts) < floor; // NaN is not
+                reaching |= u64::from(!below) << i;
             }
-            let read = refined * planes.fine_row_bytes() + computed * head.row_bytes();
-            bytes.fetch_add(read as u64, Ordering::Relaxed);
+            each_bit(reaching, |i| arch::fetch(planes.fine(first + i)));
+            let mut remaining = reaching;
+            each_bit(reaching, |i| {
+                let (row, facts) = (first + i, &facts[first + i]);
+                let logit = query.fine(facts, logits[i], arch::fine_sum(isa, planes.fine(row), query));
+                if logit + bound.fine(facts) < floor {
+                    remaining &= !(1 << i);
+                } else {
+                    arch::fetch(head.row(row));
+                }
+            });
+            logits.fill(f32::NEG_INFINITY);
+            each_bit(remaining, |i| {
+                logits[i] = dot(isa, head, first + i, x);
+                if !logits[i].is_finite() {
+                    healthy.store(false, Ordering::Relaxed);
+                }
+            });
+            let counted = |bits: u64, bytes: usize| u64::from(bits.count_ones()) * bytes as u64;
+            let read = counted(reaching, planes.fine_row_bytes()) + counted(remaining, head.row_bytes());
+            bytes.fetch_add(read, Ordering::Relaxed);
         });
 
         let wanted = &mut exact[..top.ids.len()];
         cpu.pool().chunks(wanted, 1, 4, |i, out| out[0] = dot(isa, head, top.ids[i] as usize, x));
-        let logits = out.row_mut(0);
         top.ids.iter().zip(&*wanted).for_each(|(&id, &logit)| logits[id as usize] = logit);
         let healthy = healthy.into_inner() && wanted.iter().all(|logit| logit.is_finite());
         healthy.then_some(bytes.into_inner() + (wanted.len() * head.row_bytes()) as u64)

@@ -76,24 +76,29 @@ impl Heads {
         hidden.set_len(1);
         hidden.row_mut(0).copy_from_slice(x);
         assert!(cpu.logits(hidden, &[0], norm, head, Wanted::All, full).complete);
-        let computed = cpu.logits(hidden, &[0], norm, head, Wanted::Top(top), selected);
-        let (full, selected) = (full.row(0), selected.row(0));
-        let mut others: Vec<f32> =
-            (0..full.len()).filter(|&i| !top.ids.contains(&(i as u32))).map(|i| full[i]).collect();
-        others.sort_by(|a, b| b.total_cmp(a));
-        let floor = others.get(top.count - 1).map_or(f32::NEG_INFINITY, |least| least - top.margin);
-        let mut left_out = 0;
-        for (i, (full, selected)) in full.iter().zip(selected).enumerate() {
-            if selected.to_bits() == full.to_bits() || (full.is_nan() && selected.is_nan()) {
-                continue;
-            }
-            assert!(!computed.complete && *selected == f32::NEG_INFINITY, "logit {i}: {selected}, not {full}");
-            assert!(*full < floor, "logit {i} of {full} is missing, all from {floor} are wanted");
-            assert!(!top.ids.contains(&(i as u32)), "the wanted logit {i} is missing");
-            left_out += 1;
-        }
+        let computed = cpu.logits(hidden, &[0], norm, head, Wanted::Top(&[top]), selected);
+        let left_out = compare(full.row(0), selected.row(0), top);
+        assert!(left_out == 0 || !computed.complete);
         (!computed.complete).then_some(left_out)
     }
+}
+
+/// Every selected logit is that of the full head or not wanted; returns how many are left out.
+fn compare(full: &[f32], selected: &[f32], top: Top<'_>) -> usize {
+    let mut others: Vec<f32> = (0..full.len()).filter(|&i| !top.ids.contains(&(i as u32))).map(|i| full[i]).collect();
+    others.sort_by(|a, b| b.total_cmp(a));
+    let floor = others.get(top.count - 1).map_or(f32::NEG_INFINITY, |least| least - top.margin);
+    let mut left_out = 0;
+    for (i, (full, selected)) in full.iter().zip(selected).enumerate() {
+        if selected.to_bits() == full.to_bits() || (full.is_nan() && selected.is_nan()) {
+            continue;
+        }
+        assert!(*selected == f32::NEG_INFINITY, "logit {i}: {selected}, not {full}");
+        assert!(*full < floor, "logit {i} of {full} is missing, all from {floor} are wanted");
+        assert!(!top.ids.contains(&(i as u32)), "the wanted logit {i} is missing");
+        left_out += 1;
+    }
+    left_out
 }
 
 #[test]
@@ -183,5 +188,38 @@ fn other_formats_run_in_full() {
     let mut heads = Heads::new(Isa::best(), 1, weights);
     for _ in 0..3 {
         assert_eq!(heads.step(&[1.0; 32], Top { count: 1, margin: 0.0, ids: &[] }), None);
+    }
+}
+
+/// The rows of a batch get each what it wants.
+#[test]
+fn batches() {
+    let mut random = Random(3);
+    let (vocab, cols, most) = (3000, 256, 17);
+    let weights = weights(&mut random, DenseFormat::F16, vocab, cols);
+    let norm = NormWeight { weight: vec![1.0; cols], eps: 1e-6 };
+    for isa in Isa::available() {
+        let cpu = Cpu::new(CpuOptions { threads: Some(2), isa: Some(isa) }).expect("an available tier");
+        let head = cpu.head(weights.clone()).expect("a head");
+        let rows = |capacity, cols| cpu.rows(capacity, cols).expect("memory");
+        let (mut x, mut out, mut full) = (rows(most, cols), rows(most, vocab), rows(most, vocab));
+        x.set_len(most);
+        x.data_mut().iter_mut().for_each(|x| *x = random.normal());
+        let ids: Vec<Vec<u32>> = (0..most as u32).map(|i| (0..i).map(|j| j * 31 + i).collect()).collect();
+        let top = |i: usize| Top { count: 1 + i % 5, margin: 0.1 * (i % 2) as f32, ids: &ids[i] };
+        let tops: Vec<Top<'_>> = (0..most).map(top).collect();
+        cpu.logits(&x, &[0], &norm, &head, Wanted::Top(&tops[..1]), &mut out); // makes no planes yet
+        for count in [2, 7, 8, 9, 16] {
+            let chosen: Vec<u32> = (0..count as u32).rev().collect();
+            let tops: Vec<Top<'_>> = (0..count).rev().map(top).collect();
+            let computed = cpu.logits(&x, &chosen, &norm, &head, Wanted::Top(&tops), &mut out);
+            assert!(!computed.complete, "{isa}, {count} rows");
+            cpu.logits(&x, &chosen, &norm, &head, Wanted::All, &mut full);
+            for (i, top) in tops.iter().enumerate() {
+                assert!(compare(full.row(i), out.row(i), *top) > vocab / 2, "{isa}, row {i} of {count}");
+            }
+        }
+        let chosen: Vec<u32> = (0..most as u32).collect();
+        assert!(cpu.logits(&x, &chosen, &norm, &head, Wanted::Top(&tops), &mut out).complete, "too many rows");
     }
 }

@@ -63,15 +63,15 @@ pub(crate) fn quantize(
 }
 
 /// Sums over the coarse plane of a head, see [`planes::scalar`].
-pub(crate) fn coarse_sums(isa: Isa, rows: CoarseRows<'_>, query: &Query, store: impl FnMut(usize, i64)) {
+pub(crate) fn coarse_sums(isa: Isa, rows: CoarseRows<'_>, queries: &[Query], store: impl FnMut(usize, usize, i64)) {
     match isa {
         // SAFETY: the processor supports the tier, see above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Amx | Isa::Avx512Vnni => unsafe { x86_64::planes::coarse_sums_avx512(rows, query, store) },
+        Isa::Amx | Isa::Avx512Vnni => unsafe { x86_64::planes::coarse_sums_avx512(rows, queries, store) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { x86_64::planes::coarse_sums_avx2(rows, query, store) },
-        _ => planes::scalar::coarse_sums(rows, query, store),
+        Isa::Avx2 => unsafe { x86_64::planes::coarse_sums_avx2(rows, queries, store) },
+        _ => planes::scalar::coarse_sums(rows, queries, store),
     }
 }
 

@@ -128,6 +128,15 @@ fn tiers_agree() {
         let mut random = random(3);
         let x: Vec<f32> = (0..cols).map(|_| random()).collect();
         let oracle = planes(&cpu(Isa::Scalar), &rows);
+        let queries = |x: &[f32]| -> Vec<Query> {
+            // one and the same at first, others behind it
+            let mut queries: Vec<Query> = (0..11).map(|_| Query::new(cols).expect("memory")).collect();
+            for (i, query) in queries.iter_mut().enumerate() {
+                let x: Vec<f32> = x.iter().map(|x| x + i as f32).collect();
+                assert!(query.set(&x, &oracle));
+            }
+            queries
+        };
         let mut query = Query::new(cols).expect("memory");
         assert!(query.set(&x, &oracle));
         let integers: Vec<f64> = (0..cols).map(|i| (f64::from(x[i]) / query.scale).round()).collect();
@@ -137,7 +146,26 @@ fn tiers_agree() {
             let facts = |p: &Planes| p.facts().iter().map(|f| format!("{f:?}")).collect::<Vec<_>>();
             assert_eq!(facts(&planes), facts(&oracle), "{isa}");
             let mut sums = vec![0; rows.len()];
-            crate::arch::coarse_sums(isa, planes.coarse(0..rows.len()), &query, |row, sum| sums[row] = sum);
+            crate::arch::coarse_sums(isa, planes.coarse(0..rows.len()), std::slice::from_ref(&query), |row, _, sum| {
+                sums[row] = sum;
+            });
+            let queries = queries(&x);
+            for count in 1..=queries.len() {
+                let all = |isa| {
+                    let mut sums = vec![0; count * rows.len()];
+                    crate::arch::coarse_sums(
+                        isa,
+                        planes.coarse(0..rows.len()),
+                        &queries[..count],
+                        |row, query, sum| {
+                            sums[query * rows.len() + row] = sum;
+                        },
+                    );
+                    sums
+                };
+                assert_eq!(all(isa), all(Isa::Scalar), "{isa}, {count} queries");
+                assert_eq!(all(isa)[..rows.len()], sums);
+            }
             for (row, facts) in planes.facts().iter().enumerate() {
                 let [coarse, fine] = planes
                     .approximations(row)
@@ -158,10 +186,15 @@ fn tiers_agree() {
                 let one = i64::from(query.high[0]) * 256 + i64::from(extreme);
                 let padded = cols.next_multiple_of(BLOCK) as i64;
                 let mut seen = 0;
-                crate::arch::coarse_sums(isa, planes.coarse(0..rows.len()), &query, |_, sum| {
-                    seen += 1;
-                    assert_eq!(sum, 31 * one * padded, "{isa}");
-                });
+                crate::arch::coarse_sums(
+                    isa,
+                    planes.coarse(0..rows.len()),
+                    std::slice::from_ref(&query),
+                    |_, _, sum| {
+                        seen += 1;
+                        assert_eq!(sum, 31 * one * padded, "{isa}");
+                    },
+                );
                 assert_eq!(seen, rows.len());
                 assert_eq!(crate::arch::fine_sum(isa, planes.fine(0), &query), one * padded, "{isa}");
             }

@@ -44,8 +44,8 @@ fn the_bound_is_reached() {
             let top = Top { count: 1, margin: 0.0, ids: &[] };
             let mut selection = head.selection().expect("memory for it");
             out.set_len(1);
-            assert_eq!(selection.run(&cpu, &x, &head, top, &mut out), None, "the first step takes the full head");
-            assert!(selection.run(&cpu, &x, &head, top, &mut out).is_some());
+            assert_eq!(selection.run(&cpu, &x, &head, &[top], &mut out), None, "the first step takes the full head");
+            assert!(selection.run(&cpu, &x, &head, &[top], &mut out).is_some());
             let logits = out.row(0);
             assert!(logits[17] > logits[30] || logits[30] == f32::NEG_INFINITY, "{isa}");
             assert!(
@@ -54,10 +54,11 @@ fn the_bound_is_reached() {
                 logits[17]
             );
 
-            let bound = selection.query.bound();
+            let bound = selection.queries[0].bound();
             for (part, kept) in [(1.0, true), (0.8, true), (0.6, false), (0.0, false)] {
                 let bound = Bound { error: bound.error * part, ..bound };
-                selection.select(&cpu, &x, &head, top, bound, &mut out).expect("finite logits");
+                selection.approximate(&cpu, &head, &mut out);
+                selection.select(&cpu, &x, &head, (0, &top), bound, out.row_mut(0)).expect("finite logits");
                 assert_eq!(out.row(0)[17] > f32::NEG_INFINITY, kept, "{isa}, plane {plane}, {part} of the bound");
             }
         }

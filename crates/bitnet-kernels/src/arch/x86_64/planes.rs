@@ -10,55 +10,87 @@ use crate::planes::{BITS, BLOCK, CoarseRows, HALVES, Query};
 const PREFETCH: usize = 4096;
 /// Streams in which rows are read: memory gives a core more that way than in one.
 const STREAMS: usize = 4;
+/// Queries that share unpacked codes.
+const QUERIES: usize = 8;
 
 /// `256 Σ high + Σ low`
 fn whole(high: i32, low: i32) -> i64 {
     256 * i64::from(high) + i64::from(low)
 }
 
-/// `store(row, Σ (u / 2) x̂)` for all rows. A block adds at most 4 · 31 · 128 to a 32-bit lane: enough room for the 512 blocks
-/// of the longest rows.
+/// Calls a function of a constant number of queries for all rows, in an order of several streams.
+macro_rules! for_all_rows {
+    ($rows:expr, $queries:expr, $store:expr, $sums:ident) => {{
+        let (rows, queries, mut store) = ($rows, $queries, $store);
+        let stream = rows.len() / STREAMS;
+        let in_streams = (0..stream).flat_map(|row| (0..STREAMS).map(move |s| s * stream + row));
+        for row in in_streams.chain(STREAMS * stream..rows.len()) {
+            for (block, queries) in queries.chunks(QUERIES).enumerate() {
+                let mut store = |sums: &[i64]| {
+                    sums.iter().enumerate().for_each(|(q, &sum)| store(row, block * QUERIES + q, sum));
+                };
+                match queries.len() {
+                    1 => store(&$sums::<1>(rows.row(row), queries)),
+                    2 => store(&$sums::<2>(rows.row(row), queries)),
+                    3 => store(&$sums::<3>(rows.row(row), queries)),
+                    4 => store(&$sums::<4>(rows.row(row), queries)),
+                    5 => store(&$sums::<5>(rows.row(row), queries)),
+                    6 => store(&$sums::<6>(rows.row(row), queries)),
+                    7 => store(&$sums::<7>(rows.row(row), queries)),
+                    _ => store(&$sums::<8>(rows.row(row), queries)),
+                }
+            }
+        }
+    }};
+}
+
+/// `store(row, query, Σ (u / 2) x̂)` for all rows and queries. A block adds at most 8 · 31 · 128 to a 32-bit lane: enough room
+/// for the 512 blocks of the longest rows.
 ///
 /// # Safety
 /// The processor must have AVX-512 F, BW, VL and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(crate) unsafe fn coarse_sums_avx512(rows: CoarseRows<'_>, query: &Query, mut store: impl FnMut(usize, i64)) {
-    let (high, low) = query.halves();
-    let stream = rows.len() / STREAMS;
-    for row in 0..stream {
-        for s in 0..STREAMS {
-            let row = s * stream + row;
-            store(row, coarse_avx512(rows.row(row), high, low));
-        }
-    }
-    for row in STREAMS * stream..rows.len() {
-        store(row, coarse_avx512(rows.row(row), high, low));
-    }
+pub(crate) unsafe fn coarse_sums_avx512(rows: CoarseRows<'_>, queries: &[Query], store: impl FnMut(usize, usize, i64)) {
+    for_all_rows!(rows, queries, store, coarse_avx512);
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn coarse_avx512(row: (&[[u8; HALVES]], &[[u8; BITS]]), high: &[[i8; BLOCK]], low: &[[i8; BLOCK]]) -> i64 {
+fn coarse_avx512<const Q: usize>(row: (&[[u8; HALVES]], &[[u8; BITS]]), queries: &[Query]) -> [i64; Q] {
     let (even, one) = (_mm512_set1_epi8(0x1e), _mm512_set1_epi8(1));
-    let mut sums = [_mm512_setzero_si512(); 4];
-    for (((halves, bits), high), low) in row.0.iter().zip(row.1).zip(high).zip(low) {
+    let mut x: [(&[[i8; BLOCK]], &[[i8; BLOCK]]); Q] = [(&[], &[]); Q];
+    for q in 0..Q {
+        let (high, low) = queries[q].halves();
+        x[q] = (&high[..row.0.len()], &low[..row.0.len()]);
+    }
+    let mut sums = [[_mm512_setzero_si512(); 2]; Q];
+    for (block, (halves, bits)) in row.0.iter().zip(row.1).enumerate() {
         let [b0, b1] = words(bits);
-        // SAFETY: every load is inside of an array of 64 or 128 bytes; a prefetch may name any address.
-        unsafe {
+        // SAFETY: the load is that of an array of 64 bytes; a prefetch may name any address.
+        let halves = unsafe {
             _mm_prefetch::<_MM_HINT_T0>(halves.as_ptr().wrapping_add(PREFETCH).cast());
-            let halves = _mm512_loadu_si512(halves.as_ptr().cast());
-            let first = _mm512_and_si512(_mm512_slli_epi16::<1>(halves), even);
-            let second = _mm512_and_si512(_mm512_srli_epi16::<3>(halves), even);
-            let first = _mm512_mask_add_epi8(first, b0, first, one);
-            let second = _mm512_mask_add_epi8(second, b1, second, one);
-            sums[0] = _mm512_dpbusd_epi32(sums[0], first, _mm512_loadu_si512(high.as_ptr().cast()));
-            sums[1] = _mm512_dpbusd_epi32(sums[1], second, _mm512_loadu_si512(high.as_ptr().add(64).cast()));
-            sums[2] = _mm512_dpbusd_epi32(sums[2], first, _mm512_loadu_si512(low.as_ptr().cast()));
-            sums[3] = _mm512_dpbusd_epi32(sums[3], second, _mm512_loadu_si512(low.as_ptr().add(64).cast()));
+            _mm512_loadu_si512(halves.as_ptr().cast())
+        };
+        let first = _mm512_and_si512(_mm512_slli_epi16::<1>(halves), even);
+        let second = _mm512_and_si512(_mm512_srli_epi16::<3>(halves), even);
+        let codes = [_mm512_mask_add_epi8(first, b0, first, one), _mm512_mask_add_epi8(second, b1, second, one)];
+        for q in 0..Q {
+            add_products_512(codes, &x[q].0[block], &mut sums[q][0]);
+            add_products_512(codes, &x[q].1[block], &mut sums[q][1]);
         }
     }
-    let high = _mm512_reduce_add_epi32(_mm512_add_epi32(sums[0], sums[1]));
-    whole(high, _mm512_reduce_add_epi32(_mm512_add_epi32(sums[2], sums[3])))
+    sums.map(|sums| whole(_mm512_reduce_add_epi32(sums[0]), _mm512_reduce_add_epi32(sums[1])))
+}
+
+/// Adds the products of a block.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn add_products_512(codes: [__m512i; 2], x: &[i8; BLOCK], sum: &mut __m512i) {
+    // SAFETY: both loads are inside of an array of 128 bytes.
+    unsafe {
+        *sum = _mm512_dpbusd_epi32(*sum, codes[0], _mm512_loadu_si512(x.as_ptr().cast()));
+        *sum = _mm512_dpbusd_epi32(*sum, codes[1], _mm512_loadu_si512(x.as_ptr().add(64).cast()));
+    }
 }
 
 /// `Σ (u % 2) x̂` of one row.
@@ -68,20 +100,19 @@ fn coarse_avx512(row: (&[[u8; HALVES]], &[[u8; BITS]]), high: &[[i8; BLOCK]], lo
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(crate) unsafe fn fine_sum_avx512(fine: &[u8], query: &Query) -> i64 {
     let one = _mm512_set1_epi8(1);
-    let mut sums = [_mm512_setzero_si512(); 4];
+    let mut sums = [_mm512_setzero_si512(); 4]; // independent, two for each half
     let (high, low) = query.halves();
     for ((bits, high), low) in fine.as_chunks::<BITS>().0.iter().zip(high).zip(low) {
-        let [first, second] = words(bits).map(|bits| _mm512_maskz_mov_epi8(bits, one));
-        // SAFETY: every load is inside of an array of 128 bytes.
-        unsafe {
-            sums[0] = _mm512_dpbusd_epi32(sums[0], first, _mm512_loadu_si512(high.as_ptr().cast()));
-            sums[1] = _mm512_dpbusd_epi32(sums[1], second, _mm512_loadu_si512(high.as_ptr().add(64).cast()));
-            sums[2] = _mm512_dpbusd_epi32(sums[2], first, _mm512_loadu_si512(low.as_ptr().cast()));
-            sums[3] = _mm512_dpbusd_epi32(sums[3], second, _mm512_loadu_si512(low.as_ptr().add(64).cast()));
+        let codes = words(bits).map(|bits| _mm512_maskz_mov_epi8(bits, one));
+        let (h, l) = (high.as_chunks::<64>().0, low.as_chunks::<64>().0);
+        for (i, x) in [&h[0], &h[1], &l[0], &l[1]].into_iter().enumerate() {
+            // SAFETY: the load is that of an array of 64 bytes.
+            let x = unsafe { _mm512_loadu_si512(x.as_ptr().cast()) };
+            sums[i] = _mm512_dpbusd_epi32(sums[i], codes[i % 2], x);
         }
     }
-    let high = _mm512_reduce_add_epi32(_mm512_add_epi32(sums[0], sums[1]));
-    whole(high, _mm512_reduce_add_epi32(_mm512_add_epi32(sums[2], sums[3])))
+    let [high, low] = [_mm512_add_epi32(sums[0], sums[1]), _mm512_add_epi32(sums[2], sums[3])];
+    whole(_mm512_reduce_add_epi32(high), _mm512_reduce_add_epi32(low))
 }
 
 /// The bits of columns `0..64` and `64..128`.
@@ -91,51 +122,48 @@ fn words(bits: &[u8; BITS]) -> [u64; 2] {
     [bits as u64, (bits >> 64) as u64]
 }
 
-/// `store(row, Σ (u / 2) x̂)` for all rows. The four products of a block add at most 4 · 2 · 31 · 128 = 31744 to a 16-bit lane.
+/// `store(row, query, Σ (u / 2) x̂)` for all rows and queries. The four products of a block add at most 4 · 2 · 31 · 128 = 31744
+/// to a 16-bit lane.
 ///
 /// # Safety
 /// The processor must have AVX2.
 #[target_feature(enable = "avx2")]
-pub(crate) unsafe fn coarse_sums_avx2(rows: CoarseRows<'_>, query: &Query, mut store: impl FnMut(usize, i64)) {
-    let (high, low) = query.halves();
-    let stream = rows.len() / STREAMS;
-    for row in 0..stream {
-        for s in 0..STREAMS {
-            let row = s * stream + row;
-            store(row, coarse_avx2(rows.row(row), high, low));
-        }
-    }
-    for row in STREAMS * stream..rows.len() {
-        store(row, coarse_avx2(rows.row(row), high, low));
-    }
+pub(crate) unsafe fn coarse_sums_avx2(rows: CoarseRows<'_>, queries: &[Query], store: impl FnMut(usize, usize, i64)) {
+    for_all_rows!(rows, queries, store, coarse_avx2);
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn coarse_avx2(row: (&[[u8; HALVES]], &[[u8; BITS]]), high: &[[i8; BLOCK]], low: &[[i8; BLOCK]]) -> i64 {
+fn coarse_avx2<const Q: usize>(row: (&[[u8; HALVES]], &[[u8; BITS]]), queries: &[Query]) -> [i64; Q] {
     let even = _mm256_set1_epi8(0x1e);
-    let mut sums = [_mm256_setzero_si256(); 2];
-    for (((halves, bits), high), low) in row.0.iter().zip(row.1).zip(high).zip(low) {
+    let mut x: [(&[[i8; BLOCK]], &[[i8; BLOCK]]); Q] = [(&[], &[]); Q];
+    for q in 0..Q {
+        let (high, low) = queries[q].halves();
+        x[q] = (&high[..row.0.len()], &low[..row.0.len()]);
+    }
+    let mut sums = [[_mm256_setzero_si256(); 2]; Q];
+    for (block, (halves, bits)) in row.0.iter().zip(row.1).enumerate() {
         // SAFETY: both loads are inside of an array of 64 bytes; a prefetch may name any address.
         let (a, b) = unsafe {
             _mm_prefetch::<_MM_HINT_T0>(halves.as_ptr().wrapping_add(PREFETCH).cast());
             (_mm256_loadu_si256(halves.as_ptr().cast()), _mm256_loadu_si256(halves.as_ptr().add(32).cast()))
         };
-        let evens = [
+        let mut codes = [
             _mm256_and_si256(_mm256_slli_epi16::<1>(a), even),
             _mm256_and_si256(_mm256_slli_epi16::<1>(b), even),
             _mm256_and_si256(_mm256_srli_epi16::<3>(a), even),
             _mm256_and_si256(_mm256_srli_epi16::<3>(b), even),
         ];
         let odd = spread(bits);
-        let mut codes = evens;
         for i in 0..4 {
-            codes[i] = _mm256_sub_epi8(evens[i], odd[i]); // less -1
+            codes[i] = _mm256_sub_epi8(codes[i], odd[i]); // less -1
         }
-        add_products(&codes, high, &mut sums[0]);
-        add_products(&codes, low, &mut sums[1]);
+        for q in 0..Q {
+            add_products(&codes, &x[q].0[block], &mut sums[q][0]);
+            add_products(&codes, &x[q].1[block], &mut sums[q][1]);
+        }
     }
-    whole(reduce(sums[0]), reduce(sums[1]))
+    sums.map(|sums| whole(reduce(sums[0]), reduce(sums[1])))
 }
 
 /// `Σ (u % 2) x̂` of one row.
