@@ -13,6 +13,9 @@ const STREAMS: usize = 4;
 /// Queries that share unpacked codes.
 const QUERIES: usize = 8;
 
+/// Upper and lower halves of activations.
+type Halves<'a> = (&'a [[i8; BLOCK]], &'a [[i8; BLOCK]]);
+
 /// `256 Σ high + Σ low`
 fn whole(high: i32, low: i32) -> i64 {
     256 * i64::from(high) + i64::from(low)
@@ -58,7 +61,7 @@ pub(crate) unsafe fn coarse_sums_avx512(rows: CoarseRows<'_>, queries: &[Query],
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn coarse_avx512<const Q: usize>(row: (&[[u8; HALVES]], &[[u8; BITS]]), queries: &[Query]) -> [i64; Q] {
     let (even, one) = (_mm512_set1_epi8(0x1e), _mm512_set1_epi8(1));
-    let mut x: [(&[[i8; BLOCK]], &[[i8; BLOCK]]); Q] = [(&[], &[]); Q];
+    let mut x: [Halves<'_>; Q] = [(&[], &[]); Q];
     for q in 0..Q {
         let (high, low) = queries[q].halves();
         x[q] = (&high[..row.0.len()], &low[..row.0.len()]);
@@ -136,7 +139,7 @@ pub(crate) unsafe fn coarse_sums_avx2(rows: CoarseRows<'_>, queries: &[Query], s
 #[target_feature(enable = "avx2")]
 fn coarse_avx2<const Q: usize>(row: (&[[u8; HALVES]], &[[u8; BITS]]), queries: &[Query]) -> [i64; Q] {
     let even = _mm256_set1_epi8(0x1e);
-    let mut x: [(&[[i8; BLOCK]], &[[i8; BLOCK]]); Q] = [(&[], &[]); Q];
+    let mut x: [Halves<'_>; Q] = [(&[], &[]); Q];
     for q in 0..Q {
         let (high, low) = queries[q].halves();
         x[q] = (&high[..row.0.len()], &low[..row.0.len()]);
