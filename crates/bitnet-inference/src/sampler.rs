@@ -8,6 +8,7 @@
 
 mod candidates;
 mod dry;
+mod exp;
 mod filters;
 mod penalties;
 mod random;

@@ -47,10 +47,13 @@ pub fn selection_bytes(weights: &DenseWeights) -> usize {
 }
 
 impl Selection {
-    /// Bytes that a head takes for selections; `None` when its format does not allow for them. (Heads of few bits per weight
-    /// would gain little.)
+    /// Bytes that a head takes for selections; `None` when its format does not allow for them. (Heads of fewer
+    /// bits per weight than the coarse plane would not gain.)
     pub(crate) fn bytes(format: DenseFormat, rows: usize, cols: usize) -> Option<usize> {
-        let wide = matches!(format, DenseFormat::F32 | DenseFormat::F16 | DenseFormat::BF16);
+        let wide = match format {
+            DenseFormat::F32 | DenseFormat::F16 | DenseFormat::BF16 | DenseFormat::Q8_0 | DenseFormat::Q6K => true,
+            DenseFormat::Q4_0 | DenseFormat::Q4K | DenseFormat::Ternary => false,
+        };
         let fits = rows > 0 && cols > 0 && cols.is_multiple_of(LANES) && cols <= 1 << 16 && u32::try_from(rows).is_ok();
         (wide && fits).then(|| Planes::bytes(rows, cols))
     }

@@ -183,7 +183,7 @@ fn odd_requests() {
 /// Formats of few bits have no planes.
 #[test]
 fn other_formats_run_in_full() {
-    let weights = DenseWeights { rows: 4, cols: 32, format: DenseFormat::Q8_0, bytes: vec![0; 4 * 34].into() };
+    let weights = DenseWeights { rows: 4, cols: 32, format: DenseFormat::Q4_0, bytes: vec![0; 4 * 18].into() };
     assert_eq!(bitnet_kernels::selection_bytes(&weights), 0);
     let mut heads = Heads::new(Isa::best(), 1, weights);
     for _ in 0..3 {
@@ -191,14 +191,25 @@ fn other_formats_run_in_full() {
     }
 }
 
-/// The rows of a batch get each what it wants.
+/// The rows of a batch get each what it wants, in all formats that allow for it.
 #[test]
 fn batches() {
     let mut random = Random(3);
     let (vocab, cols, most) = (3000, 256, 17);
-    let weights = weights(&mut random, DenseFormat::F16, vocab, cols);
     let norm = NormWeight { weight: vec![1.0; cols], eps: 1e-6 };
-    for isa in Isa::available() {
+    let blocks = |random: &mut Random, format, block: usize, len: usize, scale_at: usize| {
+        let mut bytes: Vec<u8> = (0..vocab * cols / block * len).map(|_| random.bits() as u8).collect();
+        for block in bytes.chunks_mut(len) {
+            block[scale_at..scale_at + 2].copy_from_slice(&f16::from_f32(1e-4).to_le_bytes());
+        }
+        DenseWeights { rows: vocab, cols, format, bytes: bytes.into() }
+    };
+    let heads = [
+        weights(&mut random, DenseFormat::F16, vocab, cols),
+        blocks(&mut random, DenseFormat::Q8_0, 32, 34, 0),
+        blocks(&mut random, DenseFormat::Q6K, 256, 210, 208),
+    ];
+    for (isa, weights) in Isa::available().into_iter().flat_map(|isa| heads.iter().map(move |head| (isa, head))) {
         let cpu = Cpu::new(CpuOptions { threads: Some(2), isa: Some(isa) }).expect("an available tier");
         let head = cpu.head(weights.clone()).expect("a head");
         let rows = |capacity, cols| cpu.rows(capacity, cols).expect("memory");

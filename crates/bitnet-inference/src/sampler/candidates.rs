@@ -1,5 +1,10 @@
 //! The tokens that may still be chosen.
 
+use super::exp::exp;
+
+/// Candidates that are worked on together; sums over all of them add up as many partial ones.
+const LANES: usize = 8;
+
 /// A token that may still be chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
@@ -14,8 +19,8 @@ pub struct Candidate {
 /// Tokens that may still be chosen, in ascending id order. Every step of the sampler chain is a method that changes
 /// logits or removes candidates; each sees the probabilities that the previous one left, renormalised.
 ///
-/// All arithmetic is f64 with `libm`, and sums run in id order: the result depends on neither machine nor standard
-/// library. Memory for a whole vocabulary is made once.
+/// All arithmetic is f64 without the system's functions, and sums have one order: the result depends on neither machine nor
+/// standard library. Memory for a whole vocabulary is made once.
 #[derive(Clone, Debug)]
 pub struct Candidates {
     pub(super) list: Vec<Candidate>,
@@ -84,7 +89,15 @@ impl Candidates {
 
     /// The largest logit.
     pub(super) fn max_logit(&self) -> f64 {
-        self.list.iter().fold(f64::NEG_INFINITY, |max, c| if c.logit > max { c.logit } else { max })
+        let larger = |a: f64, b: f64| if b > a { b } else { a };
+        let (chunks, rest) = self.list.as_chunks::<LANES>();
+        let mut lanes = [f64::NEG_INFINITY; LANES];
+        for chunk in chunks {
+            for i in 0..LANES {
+                lanes[i] = larger(lanes[i], chunk[i].logit);
+            }
+        }
+        lanes.into_iter().chain(rest.iter().map(|c| c.logit)).fold(f64::NEG_INFINITY, larger)
     }
 
     /// Computes the probabilities of what is left. Returns `ln Σ exp(logit)`.
@@ -99,12 +112,23 @@ impl Candidates {
     /// Sets `p = exp(logit - max)`. Returns `max` and the sum.
     fn exponentiate(&mut self) -> (f64, f64) {
         let max = self.max_logit();
-        let mut total = 0.0;
-        for c in &mut self.list {
-            c.p = libm::exp(c.logit - max);
-            total += c.p;
+        let mut sums = [0.0; LANES];
+        let (chunks, rest) = self.list.as_chunks_mut::<LANES>();
+        for chunk in chunks {
+            let mut p = [0.0; LANES];
+            for i in 0..LANES {
+                p[i] = exp(chunk[i].logit - max);
+                sums[i] += p[i];
+            }
+            for i in 0..LANES {
+                chunk[i].p = p[i];
+            }
         }
-        (max, total)
+        for (c, sum) in rest.iter_mut().zip(&mut sums) {
+            c.p = exp(c.logit - max);
+            *sum += c.p;
+        }
+        (max, sums.iter().sum())
     }
 
     /// Divides all logits by `temperature` (above zero).

@@ -1,6 +1,7 @@
 //! Steps that remove improbable (or unsurprising) candidates. At least one always stays.
 
 use super::Candidates;
+use super::exp::exp;
 use std::cmp::Ordering;
 
 impl Candidates {
@@ -55,7 +56,7 @@ impl Candidates {
             return;
         }
         let max = self.max_logit();
-        self.list.retain(|c| libm::exp(c.logit - max) >= ratio);
+        self.list.retain(|c| exp(c.logit - max) >= ratio);
     }
 
     /// Locally typical sampling (Meister et al. 2022): the smallest set of tokens whose surprise is nearest to the
