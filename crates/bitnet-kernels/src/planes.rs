@@ -80,6 +80,13 @@ impl Planes {
         })
     }
 
+    /// Planes of any codes, to compare sums with.
+    pub(crate) fn of_codes(rows: usize, cols: usize, mut code: impl FnMut() -> u8) -> Result<Planes, KernelError> {
+        let mut planes = Planes::reserve(rows, cols)?;
+        planes.coarse.iter_mut().chain(planes.fine.iter_mut()).for_each(|byte| *byte = code());
+        Ok(planes)
+    }
+
     /// Quantises all rows. Allocates nothing.
     pub(crate) fn fill(&mut self, cpu: &Cpu, dense: &Dense) {
         let (coarse, fine) = (self.coarse_row, self.blocks * BITS);
@@ -372,35 +379,52 @@ impl Bound {
 
 /// The oracle of the tiers under `arch`.
 pub(crate) mod scalar {
-    use super::{BITS, CoarseRows, HALVES, Query};
+    use super::{BITS, BLOCK, CoarseRows, HALVES, Query};
 
     /// `store(row, query, Σ (u / 2) x̂)` for all rows and queries.
     pub(crate) fn coarse_sums(rows: CoarseRows<'_>, queries: &[Query], mut store: impl FnMut(usize, usize, i64)) {
         for row in 0..rows.len() {
             let (halves, bits) = rows.row(row);
             for (q, query) in queries.iter().enumerate() {
-                let (high, low) = query.halves();
-                let mut sum = 0;
-                for (((halves, bits), high), low) in halves.iter().zip(bits).zip(high).zip(low) {
-                    for p in 0..2 * HALVES {
-                        let half = halves[p % HALVES] >> (p / HALVES * 4) & 15;
-                        let code = i32::from(half << 1 | bits[p / 8] >> (p % 8) & 1);
-                        sum += i64::from(code * (256 * i32::from(high[p]) + i32::from(low[p])));
+                let codes = halves.iter().zip(bits).map(|(halves, bits)| {
+                    let mut codes = spread(bits);
+                    for p in 0..HALVES {
+                        codes[p] |= (halves[p] & 15) << 1;
+                        codes[HALVES + p] |= halves[p] >> 4 << 1;
                     }
-                }
-                store(row, q, sum);
+                    codes
+                });
+                store(row, q, sum(codes, query));
             }
         }
     }
 
     /// `Σ (u % 2) x̂` of one row.
     pub(crate) fn fine_sum(fine: &[u8], query: &Query) -> i64 {
+        sum(fine.as_chunks().0.iter().map(spread), query)
+    }
+
+    /// The bits of a block as bytes.
+    fn spread(bits: &[u8; BITS]) -> [u8; BLOCK] {
+        let mut out = [0; BLOCK];
+        for (out, bits) in out.as_chunks_mut::<8>().0.iter_mut().zip(bits) {
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = bits >> i & 1;
+            }
+        }
+        out
+    }
+
+    fn sum(codes: impl Iterator<Item = [u8; BLOCK]>, query: &Query) -> i64 {
         let (high, low) = query.halves();
         let mut sum = 0;
-        for ((bits, high), low) in fine.as_chunks::<BITS>().0.iter().zip(high).zip(low) {
-            for p in (0..2 * HALVES).filter(|p| bits[p / 8] >> (p % 8) & 1 == 1) {
-                sum += i64::from(256 * i32::from(high[p]) + i32::from(low[p]));
+        for ((codes, high), low) in codes.zip(high).zip(low) {
+            let (mut highs, mut lows) = (0, 0);
+            for p in 0..BLOCK {
+                highs += i32::from(codes[p]) * i32::from(high[p]);
+                lows += i32::from(codes[p]) * i32::from(low[p]);
             }
+            sum += 256 * i64::from(highs) + i64::from(lows);
         }
         sum
     }

@@ -1,7 +1,8 @@
 //! A canary: kernels that compute something else than the oracle must not touch a model.
 
-use crate::arch::{multiply, multiply_groups, quantize};
+use crate::arch::{coarse_sums, fine_sum, multiply, multiply_groups, quantize};
 use crate::cpu::Quantized;
+use crate::planes::{Planes, Query};
 use crate::ternary_matmul::{GroupPanel, Ternary};
 use crate::{Isa, KernelError, TernaryScales, TernaryWeights};
 
@@ -11,6 +12,8 @@ const COLS: usize = 520;
 const TOKENS: usize = 37;
 /// Of 64 columns each.
 const GROUPS: usize = COLS.div_ceil(64);
+/// Activations of one look at bit planes.
+const QUERIES: usize = 9;
 /// Tokens of the products: decoding, a few, a prompt.
 const BATCHES: [usize; 3] = [1, 3, TOKENS];
 
@@ -58,6 +61,25 @@ pub fn self_test(isa: Isa) -> Result<(), KernelError> {
     };
     if product(isa) != product(Isa::Scalar) {
         return fails("the ternary product with grouped scales");
+    }
+    let planes = Planes::of_codes(ROWS, COLS, || next() as u8)?;
+    let mut queries = Vec::new();
+    for values in values.chunks(COLS).take(QUERIES) {
+        queries.push(Query::new(COLS)?);
+        if !queries.iter_mut().next_back().is_some_and(|query| query.set(values, &planes)) {
+            return fails("the quantisation for the output head");
+        }
+    }
+    let sums = |isa, queries: &[Query]| {
+        let mut out = [[[0; ROWS]; QUERIES]; 2];
+        coarse_sums(isa, planes.coarse(0..ROWS), queries, |row, query, sum| out[0][query][row] = sum);
+        for (query, out) in queries.iter().zip(&mut out[1]) {
+            out.iter_mut().enumerate().for_each(|(row, out)| *out = fine_sum(isa, planes.fine(row), query));
+        }
+        out
+    };
+    if [1, QUERIES].into_iter().any(|n| sums(isa, &queries[..n]) != sums(Isa::Scalar, &queries[..n])) {
+        return fails("the sums over bit planes");
     }
     Ok(())
 }
