@@ -24,7 +24,7 @@ pub(crate) fn head(cpu: &Cpu, rows: &[Vec<f32>]) -> Dense {
 fn rows(cols: usize) -> Vec<Vec<f32>> {
     let mut random = random(7);
     let mut normal = |scale: f32| (0..cols).map(|_| random() * scale).collect::<Vec<f32>>();
-    let mut rows = vec![normal(0.02), normal(1e12), normal(1e-12), normal(3e-16), normal(1e-40), vec![0.0; cols]];
+    let mut rows = vec![normal(0.02), normal(1e11), normal(1e-11), normal(3e-16), normal(1e-40), vec![0.0; cols]];
     rows.push(vec![-0.5; cols]);
     for outlier in [0.3, 100.0, -1e6] {
         let mut row = normal(0.02);
