@@ -14,6 +14,8 @@ mod man;
 mod perplexity;
 mod run;
 mod tokenize;
+#[cfg(feature = "train")]
+mod train;
 mod verify;
 
 use crate::console::Console;
@@ -58,6 +60,8 @@ pub(crate) enum Command {
     ExplainPrompt(explain_prompt::ExplainPromptArgs),
     Embed(embed::EmbedArgs),
     Convert(convert::ConvertArgs),
+    #[cfg(feature = "train")]
+    Train(train::TrainArgs),
     Perplexity(perplexity::PerplexityArgs),
     Logits(logits::LogitsArgs),
     Verify(verify::VerifyArgs),
@@ -78,6 +82,8 @@ impl Command {
             Command::ExplainPrompt(args) => explain_prompt::run(&args, console),
             Command::Embed(args) => embed::run(&args, console),
             Command::Convert(args) => convert::run(&args, console),
+            #[cfg(feature = "train")]
+            Command::Train(args) => train::run(&args, console),
             Command::Perplexity(args) => perplexity::run(&args, console),
             Command::Logits(args) => logits::run(&args, console),
             Command::Verify(args) => verify::run(&args, console),

@@ -12,4 +12,6 @@ mod pipes;
 mod program;
 mod run;
 mod tokens;
+#[cfg(feature = "train")]
+mod train;
 mod usage;

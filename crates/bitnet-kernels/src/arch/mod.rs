@@ -9,6 +9,7 @@
 pub(crate) mod x86_64;
 
 use crate::Isa;
+use crate::bf16::{Bf16Sums, Bf16Tile, Bf16Unit};
 use crate::cpu::{Quantized, RowScale};
 use crate::planes::{self, CoarseRows, Query};
 use crate::ternary_matmul::{GroupPanel, Panel, scalar};
@@ -116,4 +117,29 @@ pub(crate) fn fetch_to_write(values: &mut [f32], len: usize) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (values, len);
+}
+
+/// Whether there is a matrix unit for bf16.
+pub(crate) fn has_bf16_unit() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return x86_64::bf16_amx::has_unit();
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
+/// See [`Bf16Unit::multiply`].
+pub(crate) fn bf16_products(
+    _unit: Bf16Unit,
+    left: &[Bf16Tile],
+    right: &[Bf16Tile],
+    strip: usize,
+    store: &mut dyn FnMut(usize, usize, &Bf16Sums),
+) {
+    // SAFETY: the token exists, so the processor has the unit.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        x86_64::bf16_amx::products(left, right, strip, store)
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (left, right, strip, store);
 }

@@ -1,6 +1,7 @@
 //! Tiers of x86-64.
 
 pub(crate) mod amx;
+pub(crate) mod bf16_amx;
 pub(crate) mod float_avx2;
 pub(crate) mod float_avx512;
 pub(crate) mod planes;

@@ -1,0 +1,69 @@
+//! A trained network as a Hugging Face directory: master weights that every loader ternarises by absmean, as training
+//! did in every step.
+
+use crate::checkpoint::{write_tensors, write_whole};
+use crate::network::Network;
+use crate::ops::NORM_EPS;
+use crate::tokenizer::Vocabulary;
+use crate::{Family, TrainError};
+use serde_json::json;
+use std::collections::HashMap;
+use std::path::Path;
+
+/// Writes `model.safetensors`, `config.json`, `tokenizer.json` and `tokenizer_config.json` into `dir`, each whole.
+pub(crate) fn write(network: &Network, vocabulary: &Vocabulary, dir: &Path) -> Result<(), TrainError> {
+    std::fs::create_dir_all(dir).map_err(TrainError::file(dir))?;
+    let bytes = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let data: Vec<_> = network.params.iter().map(|p| (p.name.clone(), p.dims.clone(), bytes(&p.values))).collect();
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]); // transformers asks for it
+    let end = vocabulary.end();
+    let text = |value: &serde_json::Value| format!("{value:#}\n").into_bytes();
+    write_whole(&dir.join("tokenizer.json"), vocabulary.to_json()?.as_bytes())?;
+    let tokenizer = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": crate::corpus::END_OF_TEXT,
+        "eos_token": crate::corpus::END_OF_TEXT,
+        "model_max_length": network.recipe.context,
+        "add_bos_token": true,
+    });
+    write_whole(&dir.join("tokenizer_config.json"), &text(&tokenizer))?;
+    write_tensors(&dir.join("model.safetensors"), &data, metadata)?;
+    write_whole(&dir.join("config.json"), &text(&config(network, end)))
+}
+
+fn config(network: &Network, end: u32) -> serde_json::Value {
+    let m = &network.recipe;
+    let (class, model_type, activation) = match m.family {
+        Family::Bitnet => ("BitNetForCausalLM", "bitnet", "relu2"),
+        Family::Llama => ("LlamaForCausalLM", "llama", "silu"),
+    };
+    let mut config = json!({
+        "architectures": [class],
+        "model_type": model_type,
+        "hidden_size": m.hidden,
+        "intermediate_size": m.ffn,
+        "num_hidden_layers": m.layers,
+        "num_attention_heads": m.heads,
+        "num_key_value_heads": m.kv_heads,
+        "head_dim": m.head_dim,
+        "vocab_size": network.vocab,
+        "hidden_act": activation,
+        "max_position_embeddings": m.context,
+        "rope_theta": m.rope_theta,
+        "rms_norm_eps": NORM_EPS,
+        "tie_word_embeddings": true,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "torch_dtype": "float32",
+        "attention_bias": false,
+    });
+    if m.ternary {
+        config["quantization_config"] = json!({
+            "quant_method": "bitnet",
+            "linear_class": "autobitlinear",
+            "quantization_mode": "online",
+            "modules_to_not_convert": ["lm_head"],
+        });
+    }
+    config
+}

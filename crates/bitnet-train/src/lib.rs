@@ -1,0 +1,33 @@
+//! From text to a ternary model: quantisation-aware training with straight-through estimators.
+//!
+//! The forward pass computes with ternary weights (absmean) and int8 activations (absmax), exactly those that the engine
+//! computes with; gradients pass both roundings unchanged and reach float master weights, which the optimiser moves.
+//! What comes out is a Hugging Face directory that [`bitnet_models`] reads like any other checkpoint.
+//!
+//! ```text
+//! text ──► corpus ──► tokens ──► network ──► loss ──► adamw ──► checkpoint ──► export
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod adamw;
+mod checkpoint;
+mod corpus;
+mod error;
+mod export;
+mod loss_plot;
+mod matmul;
+mod network;
+mod ops;
+mod pass;
+mod random;
+mod recipe;
+mod schedule;
+mod tokenizer;
+mod tokens;
+mod trainer;
+
+pub use error::TrainError;
+pub use network::Network;
+pub use recipe::{DataRecipe, Family, ModelRecipe, OptimizerRecipe, Recipe, RunRecipe, Source, TokenizerRecipe};
+pub use trainer::{Event, Outcome, Trainer, Validation};

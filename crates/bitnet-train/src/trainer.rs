@@ -1,0 +1,300 @@
+//! The loop: windows, loss, gradients, step; validation, checkpoint, best model.
+
+use crate::adamw::AdamW;
+use crate::checkpoint::{self, Progress, write_whole};
+use crate::loss_plot;
+use crate::network::{Network, Weights};
+use crate::pass::Pass;
+use crate::schedule::rate;
+use crate::tokenizer::Vocabulary;
+use crate::tokens::{Tokens, Windows};
+use crate::{Recipe, TrainError, export};
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Windows that are measured together.
+const VALIDATION_BATCH: usize = 8;
+
+/// What a run tells while it goes on, and writes as a line of `metrics.jsonl`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// An optimiser step.
+    Step {
+        /// Counted from 1.
+        step: usize,
+        /// Mean cross-entropy in nats per token.
+        loss: f64,
+        /// Learning rate.
+        lr: f64,
+        /// Norm of the gradient before clipping.
+        gradient_norm: f64,
+        /// Tokens learned per second.
+        tokens_per_second: f64,
+        /// Floating-point operations of the model per second, in 10⁹.
+        gflops: f64,
+    },
+    /// A measurement on the validation text.
+    Validation {
+        /// Steps done.
+        step: usize,
+        /// What was measured.
+        #[serde(flatten)]
+        validation: Validation,
+        /// Whether it is the best so far, which is now in `model/`.
+        best: bool,
+    },
+}
+
+/// Loss on the validation text, each token predicted once, in windows of the context.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Validation {
+    /// Nats per token.
+    pub nats_per_token: f64,
+    /// Bits per byte of text.
+    pub bits_per_byte: f64,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outcome {
+    /// Steps done.
+    pub steps: usize,
+    /// Bits per byte of the best model, and its step.
+    pub best: Option<(f64, usize)>,
+    /// True when the observer stopped it: it can be resumed.
+    pub interrupted: bool,
+}
+
+/// A training run in a directory: `recipe.toml`, `tokenizer.json`, `checkpoint.safetensors`, `metrics.jsonl`,
+/// `loss.svg`, and the best model so far as a Hugging Face directory `model/`.
+pub struct Trainer {
+    recipe: Recipe,
+    dir: PathBuf,
+    vocabulary: Vocabulary,
+    train: Tokens,
+    validation: Tokens,
+    network: Network,
+    optimizer: AdamW,
+    progress: Progress,
+    pass: Pass,
+}
+
+impl Trainer {
+    /// Reads the text, makes or reads the vocabulary, and starts from random weights or, with `resume`, from the
+    /// directory's checkpoint.
+    ///
+    /// # Errors
+    /// A recipe or text that cannot be used; a directory that already holds a run, without `resume`; a checkpoint of
+    /// another recipe.
+    pub fn new(recipe: &Recipe, dir: &Path, resume: bool) -> Result<Trainer, TrainError> {
+        recipe.check()?;
+        let found = checkpoint::exists(dir);
+        if found && !resume {
+            let reason = "there is a run in this directory already: resume it, or train into another one".into();
+            return Err(TrainError::Checkpoint { path: dir.to_owned(), reason });
+        }
+        std::fs::create_dir_all(dir).map_err(TrainError::file(dir))?;
+        let own = dir.join("tokenizer.json");
+        let vocabulary = if found { Vocabulary::read(&own)? } else { Vocabulary::make(recipe)? };
+        if !found {
+            write_whole(&own, vocabulary.to_json()?.as_bytes())?;
+            let text = toml::to_string(recipe).map_err(|e| TrainError::Recipe(e.to_string()))?;
+            write_whole(&dir.join("recipe.toml"), text.as_bytes())?;
+        }
+        let train = Tokens::read(&recipe.data.train, &vocabulary)?;
+        let validation = Tokens::read(&recipe.data.validation, &vocabulary)?;
+        Windows::new(&train, recipe.model.context, recipe.run.seed)?; // too little text is said before the first step
+        let mut network = Network::new(&recipe.model, vocabulary.len(), recipe.run.seed);
+        let mut optimizer = AdamW::new(&recipe.optimizer, &network.params);
+        let mut progress = Progress::default();
+        if found {
+            progress = checkpoint::load(dir, recipe, &mut network, &mut optimizer)?;
+        }
+        Ok(Trainer {
+            recipe: recipe.clone(),
+            dir: dir.to_owned(),
+            vocabulary,
+            train,
+            validation,
+            network,
+            optimizer,
+            progress,
+            pass: Pass::default(),
+        })
+    }
+
+    /// The network as it is now.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Steps done.
+    pub fn steps(&self) -> usize {
+        self.progress.step
+    }
+
+    /// Tokens and bytes of one epoch of training text.
+    pub fn training_text(&self) -> (usize, usize) {
+        (self.train.len(), self.train.bytes)
+    }
+
+    /// Where the best model is written.
+    pub fn model_dir(&self) -> PathBuf {
+        self.dir.join("model")
+    }
+
+    /// Trains to the end of the recipe, or until the observer returns false.
+    ///
+    /// # Errors
+    /// A loss that is no number (the last checkpoint stays), and files that cannot be written.
+    pub fn run(&mut self, observe: &mut dyn FnMut(&Event) -> bool) -> Result<Outcome, TrainError> {
+        let mut log = Log::open(&self.dir, self.progress.step)?;
+        let steps = self.recipe.optimizer.steps;
+        let mut go_on = true;
+        while go_on && self.progress.step < steps && !self.has_stalled() {
+            let event = self.step()?;
+            log.write(&event)?;
+            go_on = observe(&event);
+            let step = self.progress.step;
+            if step.is_multiple_of(self.recipe.run.validate_every) || step == steps {
+                let event = self.validate()?;
+                log.write(&event)?;
+                go_on &= observe(&event);
+            }
+            if !go_on || step.is_multiple_of(self.recipe.run.checkpoint_every) || step == steps || self.has_stalled() {
+                checkpoint::save(&self.dir, &self.recipe, &self.network, &self.optimizer, self.progress)?;
+                log.plot()?;
+            }
+        }
+        let Progress { step, best, .. } = self.progress;
+        Ok(Outcome { steps: step, best, interrupted: step < steps && !self.has_stalled() })
+    }
+
+    fn has_stalled(&self) -> bool {
+        let patience = self.recipe.run.patience;
+        patience > 0 && self.progress.without_gain >= patience
+    }
+
+    fn step(&mut self) -> Result<Event, TrainError> {
+        let start = Instant::now();
+        let Recipe { model, optimizer: o, run, .. } = &self.recipe;
+        let rate = rate(o, self.progress.step);
+        let mut windows = Windows::new(&self.train, model.context, run.seed)?;
+        let first = (self.progress.step * o.batch) as u64;
+        let batch: Vec<&[u32]> = (first..first + o.batch as u64).map(|index| windows.get(index)).collect();
+        let tokens = o.batch * model.context;
+        let weights = Weights::new(&self.network, rate.quantization)?;
+        let mut nats = 0.0;
+        for part in batch.chunks(o.batch / o.accumulate) {
+            nats += self.pass.learn(&mut self.network, &weights, part, 1.0 / tokens as f32);
+        }
+        let loss = nats / tokens as f64;
+        let gradient_norm = AdamW::norm(&self.network.params);
+        let step = self.progress.step + 1;
+        if !loss.is_finite() || !gradient_norm.is_finite() {
+            return Err(TrainError::Diverged { step, loss, gradient_norm });
+        }
+        self.optimizer.step(&mut self.network.params, gradient_norm, rate);
+        self.progress.step = step;
+        let tokens_per_second = tokens as f64 / start.elapsed().as_secs_f64();
+        let gflops = tokens_per_second * self.network.flops_per_token() / 1e9;
+        Ok(Event::Step { step, loss, lr: rate.lr, gradient_norm, tokens_per_second, gflops })
+    }
+
+    fn validate(&mut self) -> Result<Event, TrainError> {
+        let validation = self.validation()?;
+        let step = self.progress.step;
+        let best = self.progress.best.is_none_or(|(bits, _)| validation.bits_per_byte < bits);
+        if best {
+            self.progress.best = Some((validation.bits_per_byte, step));
+            self.progress.without_gain = 0;
+            export::write(&self.network, &self.vocabulary, &self.model_dir())?;
+        } else {
+            self.progress.without_gain += 1;
+        }
+        Ok(Event::Validation { step, validation, best })
+    }
+
+    /// Measures the network as it is on the validation text.
+    ///
+    /// # Errors
+    /// Weights that are not finite.
+    pub fn validation(&mut self) -> Result<Validation, TrainError> {
+        let context = self.recipe.model.context;
+        let weights = Weights::new(&self.network, 1.0)?;
+        let windows: Vec<&[u32]> = self.validation.windows(context).collect();
+        let whole = windows.iter().take_while(|window| window.len() == context + 1).count();
+        let mut nats = 0.0;
+        for part in windows[..whole].chunks(VALIDATION_BATCH).chain(windows[whole..].chunks(1)) {
+            nats += self.pass.nats(&self.network, &weights, part);
+        }
+        Ok(Validation {
+            nats_per_token: nats / (self.validation.len() - 1) as f64,
+            bits_per_byte: nats / std::f64::consts::LN_2 / self.validation.bytes as f64,
+        })
+    }
+
+    /// Writes the network as it is now as a Hugging Face directory.
+    ///
+    /// # Errors
+    /// Files that cannot be written.
+    pub fn export(&self, dir: &Path) -> Result<(), TrainError> {
+        export::write(&self.network, &self.vocabulary, dir)
+    }
+}
+
+/// `metrics.jsonl`, and its picture.
+struct Log {
+    dir: PathBuf,
+    file: File,
+    training: Vec<(usize, f64)>,
+    validation: Vec<(usize, f64)>,
+}
+
+impl Log {
+    /// Goes on with the log of `dir` after `step`; lines of later steps, which are computed again, are removed.
+    fn open(dir: &Path, step: usize) -> Result<Log, TrainError> {
+        let path = dir.join("metrics.jsonl");
+        let mut kept = String::new();
+        let mut events = Vec::new();
+        if path.exists() {
+            let text = std::fs::read_to_string(&path).map_err(TrainError::file(&path))?;
+            // a line that was being written when the process died is no JSON
+            for (line, event) in text.lines().filter_map(|line| Some((line, serde_json::from_str(line).ok()?))) {
+                let (Event::Step { step: at, .. } | Event::Validation { step: at, .. }) = event;
+                if at <= step {
+                    kept += line;
+                    kept.push('\n');
+                    events.push(event);
+                }
+            }
+        }
+        write_whole(&path, kept.as_bytes())?;
+        let file = OpenOptions::new().append(true).open(&path).map_err(TrainError::file(&path))?;
+        let mut log = Log { dir: dir.to_owned(), file, training: Vec::new(), validation: Vec::new() };
+        events.iter().for_each(|event| log.remember(event));
+        Ok(log)
+    }
+
+    fn remember(&mut self, event: &Event) {
+        match *event {
+            Event::Step { step, loss, .. } => self.training.push((step, loss)),
+            Event::Validation { step, validation, .. } => self.validation.push((step, validation.nats_per_token)),
+        }
+    }
+
+    fn write(&mut self, event: &Event) -> Result<(), TrainError> {
+        self.remember(event);
+        let path = self.dir.join("metrics.jsonl");
+        let line = serde_json::to_string(event).map_err(|e| TrainError::Recipe(e.to_string()))?;
+        writeln!(self.file, "{line}").map_err(TrainError::file(path))
+    }
+
+    fn plot(&self) -> Result<(), TrainError> {
+        write_whole(&self.dir.join("loss.svg"), loss_plot::svg(&self.training, &self.validation).as_bytes())
+    }
+}
