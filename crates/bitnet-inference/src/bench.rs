@@ -17,11 +17,13 @@ pub struct BenchSpec {
     pub reps: usize,
 }
 
-/// Median and extremes of repeated measurements.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+/// Repeated measurements.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
-    /// Half of the values are not above it.
-    pub median: f64,
+    /// Arithmetic mean.
+    pub mean: f64,
+    /// Standard deviation of the values (`n − 1` in the divisor); 0 for a single one.
+    pub sd: f64,
     /// Smallest value.
     pub min: f64,
     /// Largest value.
@@ -29,16 +31,22 @@ pub struct Spread {
 }
 
 impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let at = |i: usize| values.get(i).copied().unwrap_or(f64::NAN);
-        let n = values.len();
-        Spread { median: (at(n.saturating_sub(1) / 2) + at(n / 2)) / 2.0, min: at(0), max: at(n.saturating_sub(1)) }
+    /// NaN everywhere when there are no values.
+    fn of(values: &[f64]) -> Self {
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let squares: f64 = values.iter().map(|x| (x - mean) * (x - mean)).sum();
+        Spread {
+            mean,
+            sd: if values.len() == 1 { 0.0 } else { (squares / (n - 1.0)).sqrt() },
+            min: values.iter().copied().fold(f64::NAN, f64::min),
+            max: values.iter().copied().fold(f64::NAN, f64::max),
+        }
     }
 }
 
 /// Result of a measurement.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct BenchReport {
     /// Threads used.
     pub threads: usize,
@@ -46,8 +54,8 @@ pub struct BenchReport {
     pub isa: String,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
-    /// Tokens generated.
-    pub new_tokens: usize,
+    /// Tokens generated, the first one included.
+    pub decode_tokens: usize,
     /// Prompt tokens per second.
     pub prompt_speed: Spread,
     /// Generated tokens per second, each after the first.
@@ -64,8 +72,32 @@ pub struct BenchReport {
     pub read_bandwidth: f64,
     /// `read_bandwidth / bytes_per_token`: tokens per second that no engine can exceed.
     pub decode_bound: f64,
-    /// Median decode speed over `decode_bound`.
-    pub decode_ratio: f64,
+    /// Mean decode speed over `decode_bound`.
+    pub decode_fraction: f64,
+}
+
+impl BenchReport {
+    /// The report under the names that scripts rely on.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "threads": self.threads,
+            "isa": self.isa,
+            "prompt_tokens": self.prompt_tokens,
+            "decode_tokens": self.decode_tokens,
+            "prompt_tokens_per_second": self.prompt_speed.mean,
+            "prompt_tokens_per_second_sd": self.prompt_speed.sd,
+            "decode_tokens_per_second": self.decode_speed.mean,
+            "decode_tokens_per_second_sd": self.decode_speed.sd,
+            "time_to_first_token_seconds": self.first_token.mean,
+            "time_to_first_token_seconds_sd": self.first_token.sd,
+            "load_seconds": self.load,
+            "peak_resident_bytes": self.peak_memory,
+            "bytes_per_decoded_token": self.bytes_per_token,
+            "read_bandwidth_bytes_per_second": self.read_bandwidth,
+            "decode_bound_tokens_per_second": self.decode_bound,
+            "decode_bandwidth_fraction": self.decode_fraction,
+        })
+    }
 }
 
 impl Engine {
@@ -109,26 +141,26 @@ impl Engine {
         let cpu = self.model().backend();
         let bytes_per_token = match new {
             1 => self.model().bytes_per_token(),
-            _ => Spread::of(bytes).median as u64,
+            _ => Spread::of(&bytes).mean as u64,
         };
         let peak_memory = peak_memory(); // before the bandwidth is measured, which takes much memory
         let read_bandwidth = bitnet_kernels::read_bandwidth(cpu.threads());
-        let decode_speed = Spread::of(decode_speeds);
+        let decode_speed = Spread::of(&decode_speeds);
         let decode_bound = read_bandwidth / bytes_per_token as f64;
         Ok(BenchReport {
             threads: cpu.threads(),
             isa: cpu.isa().to_string(),
             prompt_tokens: prompt,
-            new_tokens: new,
-            prompt_speed: Spread::of(prompt_speeds),
+            decode_tokens: new,
+            prompt_speed: Spread::of(&prompt_speeds),
             decode_speed,
-            first_token: Spread::of(first_tokens),
+            first_token: Spread::of(&first_tokens),
             load: self.load_time().as_secs_f64(),
             peak_memory,
             bytes_per_token,
             read_bandwidth,
             decode_bound,
-            decode_ratio: decode_speed.median / decode_bound,
+            decode_fraction: decode_speed.mean / decode_bound,
         })
     }
 
@@ -174,8 +206,9 @@ mod tests {
 
     #[test]
     fn spread() {
-        assert_eq!(Spread::of(vec![3.0, 1.0, 2.0]), Spread { median: 2.0, min: 1.0, max: 3.0 });
-        assert_eq!(Spread::of(vec![4.0, 1.0, 2.0, 3.0]), Spread { median: 2.5, min: 1.0, max: 4.0 });
+        assert_eq!(Spread::of(&[3.0, 1.0, 2.0]), Spread { mean: 2.0, sd: 1.0, min: 1.0, max: 3.0 });
+        assert_eq!(Spread::of(&[4.0]), Spread { mean: 4.0, sd: 0.0, min: 4.0, max: 4.0 });
+        assert!(Spread::of(&[]).mean.is_nan());
     }
 
     #[cfg(target_os = "linux")]

@@ -28,6 +28,9 @@ pub(crate) struct BenchArgs {
     /// Repetitions, after one that does not count
     #[arg(long, short, value_name = "N", value_parser = positive, default_value = "5")]
     reps: usize,
+    /// Tokens per prompt chunk [default: the engine's]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    chunk: Option<usize>,
     /// Use at most this instruction set (see `bitnet doctor`) [default: BITNET_ISA, or the best]
     #[arg(long, value_name = "TIER")]
     isa: Option<Isa>,
@@ -43,16 +46,19 @@ pub(crate) fn run(args: &BenchArgs, console: &Console) -> anyhow::Result<()> {
         if args.threads.is_empty() { vec![None] } else { args.threads.iter().copied().map(Some).collect() };
     let spec = BenchSpec { prompt: args.prompt, new: args.new, reps: args.reps };
     let mut reports: Vec<BenchReport> = Vec::new();
-    for threads in counts {
+    let silent = Console::new(true);
+    for (index, threads) in counts.into_iter().enumerate() {
         let options = EngineOptions {
             context: Some(args.prompt.saturating_add(args.new)),
             threads,
+            chunk: args.chunk,
             isa: args.isa.map(|isa| isa.to_string()),
             tokenizer: args.model.tokenizer.clone(),
             load: args.load.options(),
             ..EngineOptions::default()
         };
-        let engine = load_engine(&args.model, &args.load, options, console)?;
+        // what there is to say about the model is said once
+        let engine = load_engine(&args.model, &args.load, options, if index == 0 { console } else { &silent })?;
         let bar = console.step_bar("repetitions", args.reps as u64);
         let watch = Watch::start()?;
         let mut report = engine.bench(spec, &mut |rep| {
@@ -71,17 +77,27 @@ pub(crate) fn run(args: &BenchArgs, console: &Console) -> anyhow::Result<()> {
     }
     let mut out = io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", json!({ "model": args.model.name(), "reps": args.reps, "runs": reports }))?;
+        writeln!(out, "{}", report_json(args, &reports))?;
     } else {
         table(args, &reports, &mut out)?;
     }
     Ok(out.flush()?)
 }
 
+/// One object: the last run at the top, and all of them under `runs`.
+fn report_json(args: &BenchArgs, reports: &[BenchReport]) -> serde_json::Value {
+    let runs: Vec<_> = reports.iter().map(BenchReport::to_json).collect();
+    let mut report = runs.last().cloned().unwrap_or_default();
+    report["model"] = json!(args.model.name());
+    report["reps"] = json!(args.reps);
+    report["runs"] = json!(runs);
+    report
+}
+
 fn table(args: &BenchArgs, reports: &[BenchReport], out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
-        "{}: {} prompt + {} new tokens, median (min–max) of {}",
+        "{}: {} prompt + {} new tokens, mean ± standard deviation of {}",
         args.model.name(),
         args.prompt,
         args.new,
@@ -101,7 +117,7 @@ fn table(args: &BenchArgs, reports: &[BenchReport], out: &mut impl Write) -> io:
             spread(&r.prompt_speed, digits),
             spread(&r.decode_speed, digits),
             spread(&r.first_token, seconds),
-            digits(r.decode_ratio * 100.0),
+            digits(r.decode_fraction * 100.0),
         )?;
     }
     for r in reports {
@@ -122,7 +138,7 @@ fn table(args: &BenchArgs, reports: &[BenchReport], out: &mut impl Write) -> io:
 }
 
 fn spread(s: &Spread, number: fn(f64) -> String) -> String {
-    format!("{} ({}–{})", number(s.median), number(s.min), number(s.max))
+    format!("{} ± {}", number(s.mean), number(s.sd))
 }
 
 /// Decode speed is that of the tokens after the first.

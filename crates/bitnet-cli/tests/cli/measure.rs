@@ -113,9 +113,19 @@ fn bench_measures_and_says_how_much_the_figures_vary() {
     let runs = report["runs"].as_array().expect("runs");
     assert_eq!(runs.len(), 2, "one per thread count");
     for run in runs {
-        for phase in ["prompt_speed", "decode_speed"] {
-            let speed = |key: &str| run[phase][key].as_f64().expect("tokens per second");
-            assert!(0.0 < speed("min") && speed("min") <= speed("median") && speed("median") <= speed("max"), "{run}");
+        let number = |key: &str| run[key].as_f64().unwrap_or_else(|| panic!("{key} of {run}"));
+        for key in ["prompt_tokens_per_second", "decode_tokens_per_second", "time_to_first_token_seconds"] {
+            assert!(number(key) > 0.0 && number(&format!("{key}_sd")) >= 0.0, "{run}");
         }
+        assert_eq!((number("prompt_tokens"), number("decode_tokens")), (16.0, 8.0));
+        let fraction = number("decode_tokens_per_second") * number("bytes_per_decoded_token")
+            / number("read_bandwidth_bytes_per_second");
+        assert!((fraction / number("decode_bandwidth_fraction") - 1.0).abs() < 1e-9, "{run}");
+        assert!(number("load_seconds") > 0.0 && run["isa"].is_string());
     }
+    // the last run stands at the top, where scripts look for a single one
+    for key in ["threads", "decode_tokens_per_second", "peak_resident_bytes", "isa"] {
+        assert_eq!(report[key], runs[1][key]);
+    }
+    assert_eq!(report["threads"], 2);
 }
