@@ -5,7 +5,7 @@ use anyhow::Context;
 use bitnet::formats::{I2sLayout, OpenOptions, TileParams};
 use bitnet::kernels::{Activation, Isa};
 use bitnet::models::Activations;
-use bitnet::{Checkpoint, Engine, EngineOptions, LoadOptions, Tokenizer};
+use bitnet::{Checkpoint, Engine, EngineOptions, KvFormat, LoadOptions, Tokenizer};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -41,6 +41,14 @@ pub(crate) struct LoadArgs {
     tile: Vec<((usize, usize), TileParams)>,
 }
 
+/// How the past is kept.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct KvArgs {
+    /// What keys and values are cached as: f32, f16 (half the memory) or int8 (about a quarter) [default: f32]
+    #[arg(long = "kv", value_name = "FORMAT", default_value_t, hide_default_value = true, help_heading = "Model")]
+    pub(crate) format: KvFormat,
+}
+
 /// Everything needed to run a model.
 #[derive(Args, Debug)]
 pub(crate) struct ModelArgs {
@@ -55,6 +63,8 @@ pub(crate) struct ModelArgs {
     /// Use at most this instruction set (see `bitnet doctor`) [default: BITNET_ISA, or the best]
     #[arg(long, value_name = "TIER", help_heading = "Model")]
     pub(crate) isa: Option<Isa>,
+    #[command(flatten)]
+    pub(crate) kv: KvArgs,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
 }
@@ -180,6 +190,7 @@ impl ModelArgs {
     pub(crate) fn options(&self) -> EngineOptions {
         EngineOptions {
             context: self.context,
+            kv_format: self.kv.format,
             threads: self.threads,
             isa: self.isa.map(|isa| isa.to_string()),
             tokenizer: self.path.tokenizer.clone(),

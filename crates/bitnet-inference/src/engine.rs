@@ -5,7 +5,7 @@ use crate::pages::PagePool;
 use crate::sequence::Sequence;
 use crate::{FinishReason, GenerateRequest, InferenceError, Prompt, Sampling, Session, TokenEvent, Usage};
 use bitnet_formats::Checkpoint;
-use bitnet_kernels::{Batch, Computed, Cpu, CpuOptions, PAGE_LEN, Top, Wanted};
+use bitnet_kernels::{Batch, Computed, Cpu, CpuOptions, KvFormat, PAGE_LEN, Top, Wanted};
 use bitnet_models::{Encoding, LoadOptions, MemoryPlan, Model, Pooling, State, StateShape, Tokenizer};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,6 +30,8 @@ pub struct EngineOptions {
     /// KV pages of [`PAGE_LEN`] positions that all sessions share; `None` = enough for one full context. Sessions take
     /// pages as they grow, and pages that nobody uses keep prompt prefixes until they are needed.
     pub kv_pages: Option<usize>,
+    /// What the KV pages hold.
+    pub kv_format: KvFormat,
     /// Threads; `None` = `RAYON_NUM_THREADS` or all cores.
     pub threads: Option<usize>,
     /// Instruction-set cap; `None` = `BITNET_ISA` or the best.
@@ -53,7 +55,7 @@ impl EngineOptions {
         check_range("context", context)?;
         check_range("chunk", chunk)?;
         check_range("kv_pages", kv_pages)?;
-        Ok((context, StateShape { max_tokens: chunk, max_logits: 1, kv_pages }))
+        Ok((context, StateShape { max_tokens: chunk, max_logits: 1, kv_pages, kv_format: self.kv_format }))
     }
 }
 

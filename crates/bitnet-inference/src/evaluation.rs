@@ -29,7 +29,7 @@ impl<'e> Evaluation<'e> {
         }
         let chunk = engine.shape().max_tokens.min(positions.max(1));
         let pages = positions.div_ceil(PAGE_LEN).max(1);
-        let shape = StateShape { max_tokens: chunk, max_logits: chunk, kv_pages: pages };
+        let shape = StateShape { max_tokens: chunk, max_logits: chunk, kv_pages: pages, ..engine.shape() };
         Ok(Evaluation {
             engine,
             state: engine.model().state(shape)?,

@@ -3,8 +3,8 @@
 //! `cargo run --release -p bitnet-kernels --example float_speed`
 
 use bitnet_kernels::{
-    Activation, Backend, Batch, Cpu, CpuOptions, DenseFormat, DenseWeights, Isa, KernelError, KvShape, NormWeight,
-    PAGE_LEN, RopeStyle, RopeTable, Rows, read_bandwidth,
+    Activation, Backend, Batch, Cpu, CpuOptions, DenseFormat, DenseWeights, Isa, KernelError, KvFormat, KvShape,
+    NormWeight, PAGE_LEN, RopeStyle, RopeTable, Rows, read_bandwidth,
 };
 use std::time::Instant;
 
@@ -65,9 +65,10 @@ fn heads(cpu: &Cpu, bandwidth: f64, table: &DenseWeights) -> Result<(), KernelEr
     Ok(())
 }
 
-fn attention(cpu: &Cpu, bandwidth: f64) -> Result<(), KernelError> {
+fn attention(cpu: &Cpu, bandwidth: f64, format: KvFormat) -> Result<(), KernelError> {
     let pages = CONTEXT / PAGE_LEN;
-    let mut kv = cpu.kv(KvShape { layers: LAYERS, kv_heads: KV_HEADS, head_dim: HEAD_DIM, pages })?;
+    let mut kv =
+        cpu.kv(KvShape { layers: LAYERS, heads: HEADS, kv_heads: KV_HEADS, head_dim: HEAD_DIM, pages, format })?;
     let table: Vec<u32> = (0..pages as u32).collect();
     let rope = RopeTable {
         style: RopeStyle::Neox,
@@ -84,20 +85,24 @@ fn attention(cpu: &Cpu, bandwidth: f64) -> Result<(), KernelError> {
         }
     }
     let s = seconds(3, || (0..LAYERS).for_each(|layer| cpu.rope_store(&mut q, &k, &k, &rope, &batch, layer, &mut kv)));
-    println!("  rope and store of {PREFILL} tokens in {LAYERS} layers: {:.2} ms", s * 1e3);
+    println!("  {format}: rope and store of {PREFILL} tokens in {LAYERS} layers: {:.2} ms", s * 1e3);
     let mut out = cpu.rows(PREFILL, HEADS * HEAD_DIM)?;
     batch.clear();
     batch.push(0, &[0; PREFILL], &table, 1);
     let s = seconds(3, || cpu.attend(&q, &kv, &batch, 0, 0.1, None, &mut out));
     let flops = 4.0 * (HEADS * HEAD_DIM * PREFILL * (PREFILL + 1) / 2) as f64;
-    println!("  attention of {PREFILL} tokens, one layer: {:7.2} ms, {:6.1} Gflop/s", s * 1e3, flops / s / 1e9);
+    println!(
+        "  {format}: attention of {PREFILL} tokens, one layer: {:7.2} ms, {:6.1} Gflop/s",
+        s * 1e3,
+        flops / s / 1e9
+    );
     batch.clear();
     batch.push(CONTEXT - 1, &[0], &table, 1);
     let q = filled(cpu, 1, HEADS * HEAD_DIM)?;
     let s = seconds(5, || (0..LAYERS).for_each(|layer| cpu.attend(&q, &kv, &batch, layer, 0.1, None, &mut out)));
-    let bytes = (LAYERS * CONTEXT * KV_HEADS * HEAD_DIM * 2 * 4) as f64;
+    let bytes = kv.shape().bytes() as f64;
     println!(
-        "  attention of 1 token at {CONTEXT} positions, {LAYERS} layers: {:7.2} ms, {:6.2} GB/s ({:3.0} % of the bandwidth)",
+        "  {format}: attention of 1 token at {CONTEXT} positions, {LAYERS} layers: {:7.2} ms, {:6.2} GB/s ({:3.0} % of the bandwidth)",
         s * 1e3,
         bytes / s / 1e9,
         100.0 * bytes / s / bandwidth
@@ -105,7 +110,7 @@ fn attention(cpu: &Cpu, bandwidth: f64) -> Result<(), KernelError> {
     let mut q = filled(cpu, 1, HEADS * HEAD_DIM)?;
     let k = filled(cpu, 1, KV_HEADS * HEAD_DIM)?;
     let s = seconds(50, || (0..LAYERS).for_each(|layer| cpu.rope_store(&mut q, &k, &k, &rope, &batch, layer, &mut kv)));
-    println!("  rope and store of 1 token in {LAYERS} layers: {:.1} µs", s * 1e6);
+    println!("  {format}: rope and store of 1 token in {LAYERS} layers: {:.1} µs", s * 1e6);
     Ok(())
 }
 
@@ -143,7 +148,9 @@ fn main() -> Result<(), KernelError> {
             for table in &tables {
                 heads(&cpu, bandwidth, table)?;
             }
-            attention(&cpu, bandwidth)?;
+            for format in KvFormat::ALL {
+                attention(&cpu, bandwidth, format)?;
+            }
             elementwise(&cpu, 1)?;
             elementwise(&cpu, 64)?;
         }

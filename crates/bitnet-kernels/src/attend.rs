@@ -3,15 +3,34 @@
 //! Every query walks the pages of its sequence in ascending order, and what it computes there does not depend on the
 //! queries beside it: so batching, chunking and threads never change a bit. Positions that a query may not see are left
 //! out, whatever stands there.
+//!
+//! A page takes three steps: scores `s = q · k · scale`; weights `p = exp(s - m)` with the largest score `m` so far; and
+//! `out = out · exp(m_before - m) + Σ p v`. How the first and the last are computed depends on the format of the cache:
+//!
+//! - f32, f16: in f32, fused multiply-adds, channel after channel for scores, position after position for values.
+//! - int8: keys and values are codes with a scale per token and head. The query is quantised in the same way, so
+//!   `s = (Σ q' k') · scale_k · (scale_q · scale)` with an exact integer sum. The weights take the scales of the values in
+//!   and are quantised per page, `p' = round(p scale_v / step)` with `step = max(p scale_v) / 127`, so that
+//!   `Σ p v ≈ (Σ p' v') · step` with an exact integer sum again. The sum of the weights stays in f32.
+//!
+//! Many queries of a prompt walk a page together while it is near ([`Walk`]). Few queries over a long context would leave
+//! threads idle, so their steps are taken apart instead and each step is shared among all threads ([`split`]): the same
+//! operations in the same order.
+
+mod page;
+mod split;
 
 use crate::exp::exp;
 use crate::lanes::{Kernel, LANES, Lanes, dispatch};
 use crate::threads::ColumnTile;
-use crate::{Batch, Cpu, Kv, PAGE_LEN, Rows, Run};
+use crate::{Batch, Cpu, Kv, KvFormat, PAGE_LEN, Rows, Run};
+use page::{Codes, F16, F32, Floats, PARTS, Page, Weights};
+pub(crate) use split::Attention;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Query heads and consecutive tokens that use a page together while it is in the nearest cache.
-const HEADS: usize = 16;
+const HEADS: usize = 8;
 const TOKENS: usize = 8;
 
 /// `out = softmax(q kᵀ · scale) v`.
@@ -27,25 +46,68 @@ pub(crate) fn run(
     out: &mut Rows,
 ) {
     let shape = kv.shape();
-    let (tokens, cols) = (q.len(), q.cols());
-    assert_eq!((tokens, cols), (batch.tokens().len(), out.cols()), "shape of the queries");
-    assert!(cols % (shape.kv_heads * shape.head_dim) == 0, "{cols} query columns for {shape:?}");
-    out.set_len(tokens);
-    let rows = (tokens / (4 * cpu.threads())).clamp(1, TOKENS);
-    cpu.pool().tiles(out, rows, cols / shape.kv_heads, |tile| {
-        dispatch(cpu.isa(), Attend { q, kv, batch, layer, scale, window, tile });
+    assert_eq!((q.len(), q.cols()), (batch.tokens().len(), out.cols()), "shape of the queries");
+    assert_eq!(q.cols(), shape.heads * shape.head_dim, "query columns");
+    assert!(shape.heads.is_multiple_of(shape.kv_heads), "{} heads share {}", shape.heads, shape.kv_heads);
+    out.set_len(q.len());
+    let step = Step { q, kv, batch, layer, scale, window };
+    match shape.format {
+        KvFormat::F32 => attend::<Floats<F32>>(cpu, step, out),
+        KvFormat::F16 => attend::<Floats<F16>>(cpu, step, out),
+        KvFormat::Int8 => attend::<Codes>(cpu, step, out),
+    }
+}
+
+fn attend<'a, P: Page<'a> + 'a>(cpu: &Cpu, step: Step<'a>, out: &mut Rows) {
+    if split::run::<P>(cpu, step, out) {
+        return;
+    }
+    let rows = (step.q.len() / (4 * cpu.threads())).clamp(1, TOKENS);
+    cpu.pool().tiles(out, rows, step.group() * step.kv.shape().head_dim, |tile| {
+        dispatch(cpu.isa(), Walk::<P> { step, tile, page: PhantomData });
     });
 }
 
-/// All query heads of some tokens that read one key/value head.
-struct Attend<'a> {
+/// The operands.
+#[derive(Clone, Copy)]
+struct Step<'a> {
     q: &'a Rows,
     kv: &'a Kv,
     batch: &'a Batch,
     layer: usize,
     scale: f32,
     window: Option<usize>,
-    tile: ColumnTile<'a>,
+}
+
+impl<'a> Step<'a> {
+    /// Query heads that share a key/value head.
+    fn group(&self) -> usize {
+        self.kv.shape().heads / self.kv.shape().kv_heads
+    }
+
+    /// The run that holds batch row `row`.
+    fn run(&self, row: usize) -> &'a Run {
+        let runs = self.batch.runs();
+        &runs[runs.partition_point(|run| run.row + run.len <= row)]
+    }
+
+    /// First and last position that a token sees.
+    fn visible(&self, run: &Run, row: usize) -> (usize, usize) {
+        let last = run.start + row - run.row;
+        (self.window.map_or(0, |window| (last + 1).saturating_sub(window.max(1))), last)
+    }
+
+    /// Positions of page `page` that a token sees.
+    fn seen(&self, run: &Run, row: usize, page: usize) -> Range<usize> {
+        let (first, last) = self.visible(run, row);
+        let start = page * PAGE_LEN;
+        first.saturating_sub(start).min(PAGE_LEN)..(last + 1).saturating_sub(start).min(PAGE_LEN)
+    }
+
+    /// Keys and values of one head in the sequence's page `page`.
+    fn bytes(&self, run: &Run, page: usize, kv_head: usize) -> &'a [u8] {
+        self.kv.head(self.layer, self.batch.pages(run)[page], kv_head)
+    }
 }
 
 /// Softmax so far: largest score, and sum of `exp(score - largest)`.
@@ -55,23 +117,127 @@ struct Softmax {
     sum: f32,
 }
 
-/// The weights of one page's positions, and what to multiply everything before with.
-#[derive(Clone, Copy)]
-struct Weights {
-    p: [[f32; LANES]; 2],
-    kept: f32,
+impl Default for Softmax {
+    fn default() -> Self {
+        Softmax { largest: f32::NEG_INFINITY, sum: 0.0 }
+    }
 }
 
-impl Kernel for Attend<'_> {
+impl Softmax {
+    /// Turns the scores of a page into weights `exp(score - largest)`.
+    #[inline(always)]
+    fn weigh<'a, L: Lanes, P: Page<'a>>(
+        &mut self,
+        l: L,
+        page: P,
+        seen: Range<usize>,
+        mut s: [L::V; PARTS],
+        weights: &mut Weights,
+    ) {
+        if seen != (0..PAGE_LEN) {
+            for i in 0..PARTS {
+                l.store(s[i], &mut weights.p[i]);
+            }
+            let p = weights.p.as_flattened_mut();
+            p[..seen.start].fill(f32::NEG_INFINITY);
+            p[seen.end..].fill(f32::NEG_INFINITY);
+            s = [l.load(&weights.p[0]), l.load(&weights.p[1])];
+        }
+        let before = self.largest;
+        let here = l.largest(l.larger(s[0], s[1]));
+        self.largest = if before > here { before } else { here };
+        let largest = l.splat(self.largest);
+        let e = [exp(l, l.sub(s[0], largest)), exp(l, l.sub(s[1], largest))];
+        let mut kept = [1.0; LANES];
+        if before < self.largest {
+            l.store(exp(l, l.sub(l.splat(before), largest)), &mut kept);
+        }
+        self.sum = self.sum * kept[0] + l.sum(l.add(e[0], e[1]));
+        for i in 0..PARTS {
+            l.store(e[i], &mut weights.p[i]);
+        }
+        weights.kept = kept[0];
+        weights.sum = self.sum;
+        page.weighed(l, seen, weights);
+    }
+}
+
+/// `out = out · kept + Σ p v` for the `channels` of `Q` heads, whose channels start `stride` apart in `out`; `W` vectors
+/// of each stay in registers.
+#[inline(always)]
+fn add_values<'a, L: Lanes, P: Page<'a>, const Q: usize, const W: usize>(
+    l: L,
+    page: P,
+    seen: Range<usize>,
+    weights: &[Weights; Q],
+    channels: Range<usize>,
+    out: &mut [f32],
+    stride: usize,
+) {
+    let mut first = channels.start;
+    while first + W * LANES <= channels.end {
+        add_block::<L, P, Q, W>(l, page, seen.clone(), weights, first, &mut out[first - channels.start..], stride);
+        first += W * LANES;
+    }
+    while first + LANES <= channels.end {
+        add_block::<L, P, Q, 1>(l, page, seen.clone(), weights, first, &mut out[first - channels.start..], stride);
+        first += LANES;
+    }
+    if first < channels.end {
+        let rest = |h: usize| h * stride + first - channels.start..h * stride + channels.len();
+        let mut acc: [[L::V; 1]; Q] =
+            std::array::from_fn(|h| [l.mul(l.load_part(&out[rest(h)]), l.splat(weights[h].kept))]);
+        page.add(l, seen, first / LANES, weights, &mut acc);
+        for h in 0..Q {
+            l.store_part(acc[h][0], &mut out[rest(h)]);
+        }
+    }
+}
+
+/// The same for `W` whole vectors of channels from `first` on, the first of which stands at the start of `out`.
+#[inline(always)]
+fn add_block<'a, L: Lanes, P: Page<'a>, const Q: usize, const W: usize>(
+    l: L,
+    page: P,
+    seen: Range<usize>,
+    weights: &[Weights; Q],
+    first: usize,
+    out: &mut [f32],
+    stride: usize,
+) {
+    let mut acc = [[l.splat(0.0); W]; Q];
+    for h in 0..Q {
+        let (out, _) = out[h * stride..][..W * LANES].as_chunks();
+        for c in 0..W {
+            acc[h][c] = l.mul(l.load(&out[c]), l.splat(weights[h].kept));
+        }
+    }
+    page.add(l, seen, first / LANES, weights, &mut acc);
+    for h in 0..Q {
+        let (out, _) = out[h * stride..][..W * LANES].as_chunks_mut();
+        for c in 0..W {
+            l.store(acc[h][c], &mut out[c]);
+        }
+    }
+}
+
+/// All query heads of some tokens that read one key/value head.
+struct Walk<'a, 't, P: Page<'a>> {
+    step: Step<'a>,
+    tile: ColumnTile<'t>,
+    page: PhantomData<P>,
+}
+
+impl<'a, P: Page<'a>> Kernel for Walk<'a, '_, P> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(mut self, l: L) {
         let columns = self.tile.columns();
-        let head_dim = self.kv.shape().head_dim;
+        let head_dim = self.step.kv.shape().head_dim;
         let mut row = self.tile.rows().start;
         while row < self.tile.rows().end {
-            let run = run_of(self.batch, row);
+            let run = self.step.run(row);
             let rows = row..self.tile.rows().end.min(run.row + run.len).min(row + TOKENS);
             for first in columns.clone().step_by(HEADS * head_dim) {
                 let heads = first..columns.end.min(first + HEADS * head_dim);
@@ -82,45 +248,42 @@ impl Kernel for Attend<'_> {
     }
 }
 
-impl Attend<'_> {
+impl<'a, P: Page<'a>> Walk<'a, '_, P> {
     /// Walks the pages of `run` with tokens `rows` and the query heads in `columns`.
     #[inline(always)]
     fn pages<L: Lanes>(&mut self, l: L, run: &Run, rows: Range<usize>, columns: Range<usize>) {
-        let head_dim = self.kv.shape().head_dim;
-        let kv_head = self.tile.columns().start / (self.tile.columns().len());
+        let Step { q, kv, .. } = self.step;
+        let (head_dim, dim) = (kv.shape().head_dim, kv.shape().padded_dim());
+        let kv_head = self.tile.columns().start / self.tile.columns().len();
         let tile_columns = columns.start - self.tile.columns().start..columns.end - self.tile.columns().start;
-        let pages = self.batch.pages(run);
-        // First and last visible position of a token.
-        let visible = |row: usize| {
-            let last = run.start + row - run.row;
-            (self.window.map_or(0, |window| (last + 1).saturating_sub(window.max(1))), last)
-        };
-        let mut softmax = [[Softmax { largest: f32::NEG_INFINITY, sum: 0.0 }; HEADS]; TOKENS];
-        for row in rows.clone() {
+        let mut softmax = [[Softmax::default(); HEADS]; TOKENS];
+        let mut queries = [[P::Query::default(); HEADS]; TOKENS];
+        for (row, queries) in rows.clone().zip(&mut queries) {
             self.tile.row(row)[tile_columns.clone()].fill(0.0);
-        }
-        let last_page = visible(rows.end - 1).1 / PAGE_LEN;
-        for page in visible(rows.start).0 / PAGE_LEN..=last_page {
-            let (keys, values) = self.kv.head(self.layer, pages[page], kv_head);
-            // The first scores of a page fetch the next one: a page is too short for the processor to foresee.
-            let mut next: (&[f32], &[f32]) = (&[], &[]);
-            if page < last_page {
-                next = self.kv.head(self.layer, pages[page + 1], kv_head);
+            for (query, q) in queries.iter_mut().zip(q.row(row)[columns.clone()].chunks_exact(head_dim)) {
+                *query = P::query(q);
             }
-            for (row, softmax) in rows.clone().zip(&mut softmax) {
-                let (first, last) = visible(row);
-                let start = page * PAGE_LEN;
-                if last < start || first >= start + PAGE_LEN {
+        }
+        let last_page = self.step.visible(run, rows.end - 1).1 / PAGE_LEN;
+        for page in self.step.visible(run, rows.start).0 / PAGE_LEN..=last_page {
+            let keys_and_values = P::new(self.step.bytes(run, page, kv_head), dim);
+            // The first scores of a page fetch the next one.
+            let mut next: &[u8] = &[];
+            if page < last_page {
+                next = self.step.bytes(run, page + 1, kv_head);
+            }
+            for ((row, softmax), queries) in rows.clone().zip(&mut softmax).zip(&queries) {
+                let seen = self.step.seen(run, row, page);
+                if seen.is_empty() {
                     continue;
                 }
-                let seen = first.saturating_sub(start)..(last + 1 - start).min(PAGE_LEN);
-                let q = &self.q.row(row)[columns.clone()];
+                let q = &q.row(row)[columns.clone()];
                 let out = &mut self.tile.row(row)[tile_columns.clone()];
-                let page = Page { keys, values, next: std::mem::take(&mut next), head_dim, seen, scale: self.scale };
+                let page = PageStep { page: keys_and_values, next: std::mem::take(&mut next), head_dim, seen };
                 if L::ACCUMULATORS >= 8 {
-                    page.heads::<L, 4, 4>(l, q, softmax, out);
+                    page.heads::<L, 4, 4>(l, q, queries, self.step.scale, softmax, out);
                 } else {
-                    page.heads::<L, 2, 2>(l, q, softmax, out);
+                    page.heads::<L, 2, 2>(l, q, queries, self.step.scale, softmax, out);
                 }
             }
         }
@@ -135,165 +298,62 @@ impl Attend<'_> {
     }
 }
 
-/// The run that holds batch row `row`.
-fn run_of(batch: &Batch, row: usize) -> &Run {
-    &batch.runs()[batch.runs().partition_point(|run| run.row + run.len <= row)]
-}
-
 /// One page of one key/value head, as one token sees it.
-struct Page<'a> {
-    /// `[head_dim, PAGE_LEN]`
-    keys: &'a [f32],
-    /// `[PAGE_LEN, head_dim]`
-    values: &'a [f32],
-    /// Keys and values to be fetched meanwhile.
-    next: (&'a [f32], &'a [f32]),
+struct PageStep<'a, P> {
+    page: P,
+    /// To be fetched meanwhile.
+    next: &'a [u8],
     head_dim: usize,
     seen: Range<usize>,
-    scale: f32,
 }
 
-impl Page<'_> {
-    /// Adds the page to every head in `q` and `out`, `Q` heads at a time and then the rest one by one; `W` groups of
-    /// lanes of the output stay in registers.
+impl<'a, P: Page<'a>> PageStep<'_, P> {
+    /// Adds the page to every head in `q` and `out`, `Q` heads at a time and then the rest one by one.
     #[inline(always)]
     fn heads<L: Lanes, const Q: usize, const W: usize>(
         &self,
         l: L,
         q: &[f32],
+        queries: &[P::Query; HEADS],
+        scale: f32,
         softmax: &mut [Softmax; HEADS],
         out: &mut [f32],
     ) {
-        let together = Q * self.head_dim;
+        let (together, head_dim) = (Q * self.head_dim, self.head_dim);
         let (groups, _) = softmax.as_chunks_mut::<Q>(); // HEADS is a multiple of Q
+        let (queries, _) = queries.as_chunks::<Q>();
         let mut next = self.next;
-        for ((q, out), softmax) in q.chunks(together).zip(out.chunks_mut(together)).zip(groups) {
+        for (((q, out), softmax), queries) in q.chunks(together).zip(out.chunks_mut(together)).zip(groups).zip(queries)
+        {
             if q.len() == together {
-                self.group::<L, Q, W>(l, q, std::mem::take(&mut next), softmax, out);
-            } else {
-                let heads = q.chunks_exact(self.head_dim).zip(out.chunks_exact_mut(self.head_dim));
-                for ((q, out), softmax) in heads.zip(softmax) {
-                    self.group::<L, 1, W>(l, q, std::mem::take(&mut next), std::array::from_mut(softmax), out);
-                }
+                self.group::<L, Q, W>(l, q, queries, scale, std::mem::take(&mut next), softmax, out);
+                continue;
+            }
+            let heads = q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)).zip(softmax).zip(queries);
+            for (((q, out), softmax), query) in heads {
+                let (query, softmax) = (std::array::from_ref(query), std::array::from_mut(softmax));
+                self.group::<L, 1, W>(l, q, query, scale, std::mem::take(&mut next), softmax, out);
             }
         }
     }
 
     #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
     fn group<L: Lanes, const Q: usize, const W: usize>(
         &self,
         l: L,
         q: &[f32],
-        next: (&[f32], &[f32]),
+        queries: &[P::Query; Q],
+        scale: f32,
+        next: &[u8],
         softmax: &mut [Softmax; Q],
         out: &mut [f32],
     ) {
-        let scores = self.scores::<L, Q>(l, q, next);
-        let mut weights = [Weights { p: [[0.0; LANES]; 2], kept: 0.0 }; Q];
+        let scores = self.page.scores(l, q, queries, scale, next);
+        let mut weights = [Weights::default(); Q];
         for h in 0..Q {
-            weights[h] = self.weigh(l, scores[h], &mut softmax[h]);
+            softmax[h].weigh(l, self.page, self.seen.clone(), scores[h], &mut weights[h]);
         }
-        self.add_values::<L, Q, W>(l, &weights, out);
-    }
-
-    /// `q · k · scale` of every position of the page; products are added channel after channel.
-    #[inline(always)]
-    fn scores<L: Lanes, const Q: usize>(&self, l: L, q: &[f32], next: (&[f32], &[f32])) -> [[L::V; 2]; Q] {
-        let (keys, _) = self.keys.as_chunks::<PAGE_LEN>();
-        let next = (next.0.as_chunks::<PAGE_LEN>().0, next.1.as_chunks::<PAGE_LEN>().0);
-        let mut heads = q.chunks_exact(self.head_dim);
-        let q: [&[f32]; Q] = std::array::from_fn(|_| heads.next().unwrap_or_default());
-        let mut acc = [[l.splat(0.0); 2]; Q];
-        for (c, key) in keys.iter().enumerate() {
-            if let (Some(keys), Some(values)) = (next.0.get(c), next.1.get(c)) {
-                keys.as_chunks::<LANES>().0.iter().chain(values.as_chunks().0).for_each(|line| l.prefetch(line));
-            }
-            let (halves, _) = key.as_chunks::<LANES>();
-            let key = [l.load(&halves[0]), l.load(&halves[1])];
-            for h in 0..Q {
-                let q = l.splat(q[h][c]);
-                for i in 0..2 {
-                    acc[h][i] = l.fma(q, key[i], acc[h][i]);
-                }
-            }
-        }
-        for acc in acc.as_flattened_mut() {
-            *acc = l.mul(*acc, l.splat(self.scale));
-        }
-        acc
-    }
-
-    /// Turns scores into weights `exp(score - largest)`.
-    #[inline(always)]
-    fn weigh<L: Lanes>(&self, l: L, mut s: [L::V; 2], softmax: &mut Softmax) -> Weights {
-        let mut p = [[0.0; LANES]; 2];
-        if self.seen != (0..PAGE_LEN) {
-            for i in 0..2 {
-                l.store(s[i], &mut p[i]);
-            }
-            let p = p.as_flattened_mut();
-            p[..self.seen.start].fill(f32::NEG_INFINITY);
-            p[self.seen.end..].fill(f32::NEG_INFINITY);
-            let (p, _) = p.as_chunks();
-            s = [l.load(&p[0]), l.load(&p[1])];
-        }
-        let before = softmax.largest;
-        let here = l.largest(l.larger(s[0], s[1]));
-        softmax.largest = if before > here { before } else { here };
-        let largest = l.splat(softmax.largest);
-        let e = [exp(l, l.sub(s[0], largest)), exp(l, l.sub(s[1], largest))];
-        let mut kept = [0.0; LANES];
-        l.store(exp(l, l.sub(l.splat(before), largest)), &mut kept);
-        softmax.sum = softmax.sum * kept[0] + l.sum(l.add(e[0], e[1]));
-        for i in 0..2 {
-            l.store(e[i], &mut p[i]);
-        }
-        Weights { p, kept: kept[0] }
-    }
-
-    /// `out = out * kept + Σ p[i] values[i]`, positions ascending.
-    #[inline(always)]
-    fn add_values<L: Lanes, const Q: usize, const W: usize>(&self, l: L, weights: &[Weights; Q], out: &mut [f32]) {
-        let head_dim = self.head_dim;
-        let mut first = 0;
-        while first + W * LANES <= head_dim {
-            let mut acc = [[l.splat(0.0); W]; Q];
-            for h in 0..Q {
-                let (out, _) = out[h * head_dim + first..][..W * LANES].as_chunks();
-                for c in 0..W {
-                    acc[h][c] = l.mul(l.load(&out[c]), l.splat(weights[h].kept));
-                }
-            }
-            for i in self.seen.clone() {
-                let (value, _) = self.values[i * head_dim + first..][..W * LANES].as_chunks();
-                let value: [L::V; W] = std::array::from_fn(|c| l.load(&value[c]));
-                for h in 0..Q {
-                    let p = l.splat(weights[h].p.as_flattened()[i]);
-                    for c in 0..W {
-                        acc[h][c] = l.fma(p, value[c], acc[h][c]);
-                    }
-                }
-            }
-            for h in 0..Q {
-                let (out, _) = out[h * head_dim + first..][..W * LANES].as_chunks_mut();
-                for c in 0..W {
-                    l.store(acc[h][c], &mut out[c]);
-                }
-            }
-            first += W * LANES;
-        }
-        // Heads that are no multiple of the registers.
-        for first in (first..head_dim).step_by(LANES) {
-            let len = LANES.min(head_dim - first);
-            for h in 0..Q {
-                let out = &mut out[h * head_dim + first..][..len];
-                let mut acc = l.mul(l.load_part(out), l.splat(weights[h].kept));
-                for i in self.seen.clone() {
-                    let value = l.load_part(&self.values[i * head_dim + first..][..len]);
-                    acc = l.fma(l.splat(weights[h].p.as_flattened()[i]), value, acc);
-                }
-                l.store_part(acc, out);
-            }
-        }
+        add_values::<L, P, Q, W>(l, self.page, self.seen.clone(), &weights, 0..self.head_dim, out, self.head_dim);
     }
 }

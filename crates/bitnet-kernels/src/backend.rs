@@ -1,6 +1,6 @@
 //! The verbs a network is written in.
 
-use crate::{Batch, DenseWeights, KernelError, RopeTable, TernaryWeights};
+use crate::{Batch, DenseWeights, KernelError, KvShape, RopeTable, TernaryWeights};
 
 /// Gate non-linearity of a feed-forward block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,19 +20,6 @@ pub struct NormWeight {
     pub weight: Vec<f32>,
     /// Added to the mean square.
     pub eps: f32,
-}
-
-/// Size of a KV cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KvShape {
-    /// Decoder blocks.
-    pub layers: usize,
-    /// Key/value heads.
-    pub kv_heads: usize,
-    /// Channels per head.
-    pub head_dim: usize,
-    /// Pages in the pool, each [`PAGE_LEN`](crate::PAGE_LEN) positions of every layer.
-    pub pages: usize,
 }
 
 /// Which logits of a step are needed.

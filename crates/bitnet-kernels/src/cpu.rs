@@ -1,16 +1,20 @@
 //! The CPU backend: instruction-set tier, threads, buffers, and the verbs' entry points.
 
 mod buffers;
+mod kv;
 mod self_test;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use buffers::UNIT;
-pub use buffers::{Kv, Quantized, Rows};
+pub use buffers::{Quantized, Rows};
 pub(crate) use buffers::{QuantizedRow, RowScale, SUM_LEN, position};
+pub use kv::Kv;
+pub(crate) use kv::{ROUND, quantize as quantize_head};
 pub use self_test::self_test;
 
+use crate::attend::Attention;
 use crate::rope_store::Rotations;
 use crate::threads::Pool;
 use crate::{
@@ -48,6 +52,8 @@ pub struct Cpu {
     scratch: Mutex<Vec<f32>>,
     /// Rotations that all layers of a step share. Grows when a KV cache is made.
     rotations: Mutex<Rotations>,
+    /// What attention keeps between its steps when it is split along the context. Grows as `rotations` does.
+    attention: Mutex<Attention>,
 }
 
 impl Cpu {
@@ -63,7 +69,7 @@ impl Cpu {
             None => best_sound_tier(),
         };
         let pool = Pool::new(threads).map_err(|source| KernelError::Threads { threads, source })?;
-        Ok(Cpu { isa, pool, scratch: Mutex::default(), rotations: Mutex::default() })
+        Ok(Cpu { isa, pool, scratch: Mutex::default(), rotations: Mutex::default(), attention: Mutex::default() })
     }
 
     /// The instruction-set tier in use.
@@ -93,6 +99,10 @@ impl Cpu {
 
     pub(crate) fn rotations(&self) -> MutexGuard<'_, Rotations> {
         self.rotations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn attention(&self) -> MutexGuard<'_, Attention> {
+        self.attention.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn pool(&self) -> &Pool {
@@ -129,6 +139,7 @@ impl Backend for Cpu {
 
     fn kv(&self, shape: KvShape) -> Result<Kv, KernelError> {
         self.rotations().reserve(shape.head_dim)?;
+        self.attention().reserve(shape)?;
         Kv::new(shape)
     }
 

@@ -53,6 +53,32 @@ pub(crate) trait Lanes: Copy {
     /// Largest lane, by [`larger`](Self::larger) in the tree of [`sum`](Self::sum).
     fn largest(self, v: Self::V) -> f32;
 
+    /// Products of bytes and int8 codes, four at a time: lane `j` of `[h][w]` is
+    /// `Σ_g Σ_b x[g · stride + w][4 j + b] · y[h][g][b] - offset[h]`, as a float. Callers keep the sums below 2^24, so
+    /// all of it is exact.
+    #[inline(always)]
+    fn byte_products<const H: usize, const W: usize>(
+        self,
+        x: &[[u8; 4 * LANES]],
+        stride: usize,
+        y: [&[[i8; 4]]; H],
+        offset: [i32; H],
+    ) -> [[Self::V; W]; H] {
+        let mut sums = [[[0i32; LANES]; W]; H];
+        for h in 0..H {
+            for (g, y) in y[h].iter().enumerate() {
+                for (w, x) in x[g * stride..][..W].iter().enumerate() {
+                    for (sum, x) in sums[h][w].iter_mut().zip(x.as_chunks::<4>().0) {
+                        for b in 0..4 {
+                            *sum += i32::from(x[b]) * i32::from(y[b]);
+                        }
+                    }
+                }
+            }
+        }
+        std::array::from_fn(|h| std::array::from_fn(|w| self.load(&sums[h][w].map(|sum| (sum - offset[h]) as f32))))
+    }
+
     /// Has the cache line of `x` brought into the nearest cache.
     #[inline(always)]
     fn prefetch<T>(self, _x: &T) {}

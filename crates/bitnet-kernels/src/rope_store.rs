@@ -13,6 +13,8 @@ pub(crate) struct Rotations {
     frequencies: Vec<f32>,
     /// Per position and pair: cosine, sine.
     values: Vec<[f32; 2]>,
+    /// A key on its way into the cache.
+    key: Vec<f32>,
 }
 
 impl Rotations {
@@ -24,6 +26,7 @@ impl Rotations {
         self.values.try_reserve_exact(more).map_err(|_| KernelError::Memory { what: "rotations", bytes })?;
         self.values.resize(len, [1.0, 0.0]);
         self.frequencies.reserve(head_dim / 2);
+        self.key.resize(head_dim.max(self.key.len()), 0.0);
         self.positions.reserve(TOKENS);
         Ok(())
     }
@@ -74,6 +77,8 @@ pub(crate) fn run(
     assert!(2 * rope.inverse_frequencies.len() <= head_dim, "more rotated channels than a head has");
 
     let mut rotations = cpu.rotations();
+    let mut key = std::mem::take(&mut rotations.key); // borrowed apart from the rest
+    let rotated = &mut key[..head_dim];
     for first in (0..tokens).step_by(TOKENS) {
         let count = TOKENS.min(tokens - first);
         let places = || batch.places().skip(first).take(count);
@@ -82,35 +87,32 @@ pub(crate) fn run(
         let q = &mut q.data_mut()[first * q_cols..(first + count) * q_cols];
         cpu.pool().chunks(q, q_cols, grain(q_cols), |token, q| {
             for head in q.chunks_exact_mut(head_dim) {
-                rotate::<1>(rope.style, rotations.of(token), head);
+                rotate(rope.style, rotations.of(token), head);
             }
         });
         for (token, (position, page)) in places().enumerate() {
             let slot = position % PAGE_LEN;
             let heads = k.row(first + token).chunks_exact(head_dim).zip(v.row(first + token).chunks_exact(head_dim));
             for (head, (k, v)) in heads.enumerate() {
-                let (keys, values) = kv.head_mut(layer, page, head);
-                values[slot * head_dim..][..head_dim].copy_from_slice(v);
-                for (key, k) in keys[slot..].iter_mut().step_by(PAGE_LEN).zip(k) {
-                    *key = *k;
-                }
-                rotate::<PAGE_LEN>(rope.style, rotations.of(token), &mut keys[slot..]);
+                rotated.copy_from_slice(k);
+                rotate(rope.style, rotations.of(token), rotated);
+                kv.store(layer, page, head, slot, rotated, v);
             }
         }
     }
+    rotations.key = key;
 }
 
-/// Rotates the pairs of one head whose channels stand `STRIDE` apart: `(a, b)` becomes
-/// `(a cos - b sin, b cos + a sin)`. Channels that belong to no pair stay.
-fn rotate<const STRIDE: usize>(style: RopeStyle, rotations: &[[f32; 2]], head: &mut [f32]) {
+/// Rotates the pairs of one head: `(a, b)` becomes `(a cos - b sin, b cos + a sin)`. Channels that belong to no pair stay.
+fn rotate(style: RopeStyle, rotations: &[[f32; 2]], head: &mut [f32]) {
     let pairs = rotations.len();
     for (i, [cos, sin]) in rotations.iter().enumerate() {
         let (first, second) = match style {
             RopeStyle::Neox => (i, i + pairs),
             RopeStyle::Interleaved => (2 * i, 2 * i + 1),
         };
-        let (a, b) = (head[first * STRIDE], head[second * STRIDE]);
-        head[first * STRIDE] = a * cos - b * sin;
-        head[second * STRIDE] = b * cos + a * sin;
+        let (a, b) = (head[first], head[second]);
+        head[first] = a * cos - b * sin;
+        head[second] = b * cos + a * sin;
     }
 }

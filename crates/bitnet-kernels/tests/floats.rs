@@ -6,8 +6,8 @@
 mod suite;
 
 use bitnet_kernels::{
-    Activation, Backend, Batch, Cpu, CpuOptions, DenseFormat, DenseWeights, Isa, KernelError, Kv, KvShape, NormWeight,
-    RopeStyle, RopeTable, Rows, Wanted,
+    Activation, Backend, Batch, Cpu, CpuOptions, DenseFormat, DenseWeights, Isa, KernelError, Kv, KvFormat, KvShape,
+    NormWeight, RopeStyle, RopeTable, Rows, Wanted,
 };
 use suite::{FORMATS, Random, dense, download, odd_cols, random_dense, upload};
 
@@ -118,12 +118,13 @@ fn logits_are_products_of_normed_rows() {
 }
 
 /// Shape of an attention.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Heads {
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
     window: Option<usize>,
+    format: KvFormat,
 }
 
 /// One sequence's inputs: `q`, `k`, `v` rows.
@@ -150,8 +151,8 @@ impl Heads {
     }
 
     fn cache(&self, cpu: &Cpu) -> Kv {
-        let Heads { kv_heads, head_dim, .. } = *self;
-        cpu.kv(KvShape { layers: 1, kv_heads, head_dim, pages: 64 }).expect("memory")
+        let Heads { heads, kv_heads, head_dim, format, .. } = *self;
+        cpu.kv(KvShape { layers: 1, heads, kv_heads, head_dim, pages: 64, format }).expect("memory")
     }
 
     /// Attention outputs of tokens `start..end` of each sequence, which go in together.
@@ -184,29 +185,100 @@ fn attention_does_not_depend_on_tier_threads_chunks_or_batch() {
         (6, 2, 80, Some(1), RopeStyle::Interleaved),
         (20, 5, 64, Some(64), RopeStyle::Neox),
     ] {
-        let shape = Heads { heads, kv_heads, head_dim, window };
-        let first = shape.sequence(&mut random, 70, &[9, 2, 33]);
-        let second = shape.sequence(&mut random, 45, &[0, 1]);
-        let cols = heads * head_dim;
-        let what = format!("{heads}/{kv_heads} heads of {head_dim}, window {window:?}");
-        let together = same_everywhere(&what, |cpu| {
-            shape.step(cpu, &mut shape.cache(cpu), style, &[(&first, 0, 70), (&second, 0, 45)])
-        });
-        for isa in Isa::available() {
-            let cpu = cpu(isa, 2);
-            let mut kv = shape.cache(&cpu);
-            // Chunks of uneven length, and the two sequences by turns.
-            let (mut a, mut b) = (Vec::new(), Vec::new());
-            a.extend(shape.step(&cpu, &mut kv, style, &[(&first, 0, 31)]));
-            let mixed = shape.step(&cpu, &mut kv, style, &[(&second, 0, 40), (&first, 31, 32)]);
-            b.extend_from_slice(&mixed[..40 * cols]);
-            a.extend_from_slice(&mixed[40 * cols..]);
-            for position in 32..70 {
-                a.extend(shape.step(&cpu, &mut kv, style, &[(&first, position, position + 1)]));
+        for format in KvFormat::ALL {
+            let shape = Heads { heads, kv_heads, head_dim, window, format };
+            let first = shape.sequence(&mut random, 70, &[9, 2, 33]);
+            let second = shape.sequence(&mut random, 45, &[0, 1]);
+            let cols = heads * head_dim;
+            let what = format!("{heads}/{kv_heads} heads of {head_dim}, window {window:?}, {format}");
+            let together = same_everywhere(&what, |cpu| {
+                shape.step(cpu, &mut shape.cache(cpu), style, &[(&first, 0, 70), (&second, 0, 45)])
+            });
+            for isa in Isa::available() {
+                let cpu = cpu(isa, 2);
+                let mut kv = shape.cache(&cpu);
+                // Chunks of uneven length, and the two sequences by turns.
+                let (mut a, mut b) = (Vec::new(), Vec::new());
+                a.extend(shape.step(&cpu, &mut kv, style, &[(&first, 0, 31)]));
+                let mixed = shape.step(&cpu, &mut kv, style, &[(&second, 0, 40), (&first, 31, 32)]);
+                b.extend_from_slice(&mixed[..40 * cols]);
+                a.extend_from_slice(&mixed[40 * cols..]);
+                for position in 32..70 {
+                    a.extend(shape.step(&cpu, &mut kv, style, &[(&first, position, position + 1)]));
+                }
+                b.extend(shape.step(&cpu, &mut kv, style, &[(&second, 40, 45)]));
+                a.extend(b);
+                assert_eq!(a, together, "{what} on {isa}: in chunks and at once");
             }
-            b.extend(shape.step(&cpu, &mut kv, style, &[(&second, 40, 45)]));
-            a.extend(b);
-            assert_eq!(a, together, "{what} on {isa}: in chunks and at once");
+        }
+    }
+}
+
+#[test]
+fn long_contexts_are_shared_out_without_a_trace() {
+    // One thread walks the pages; several take the steps apart. The last tokens of a prompt are the reference.
+    let mut random = Random::new(18);
+    let pages: Vec<u32> = (0..40).map(|page| page * 27 % 64).collect();
+    for (heads, kv_heads, head_dim, window) in
+        [(20, 5, 128, None), (3, 1, 40, Some(300)), (7, 1, 33, None), (2, 2, 16, Some(260)), (9, 1, 256, None)]
+    {
+        for format in KvFormat::ALL {
+            let shape = Heads { heads, kv_heads, head_dim, window, format };
+            let long = shape.sequence(&mut random, 331, &pages[..11]);
+            let short = shape.sequence(&mut random, 290, &pages[30..]);
+            let cols = heads * head_dim;
+            for isa in Isa::available() {
+                let one = cpu(isa, 1);
+                let mut kv = shape.cache(&one);
+                let whole = shape.step(&one, &mut kv, RopeStyle::Neox, &[(&long, 0, 331)]);
+                for threads in [1, 2, 3, 7] {
+                    let cpu = cpu(isa, threads);
+                    shape.cache(&cpu); // a backend makes room for its verbs when it makes a cache
+                    for tokens in [1, 2] {
+                        let got = shape.step(&cpu, &mut kv, RopeStyle::Neox, &[(&long, 331 - tokens, 331)]);
+                        let what = format!("{shape:?} on {isa}, {threads} threads, {tokens} tokens");
+                        assert_eq!(got, whole[(331 - tokens) * cols..], "{what}");
+                    }
+                }
+                // Two sequences of unequal length that decode together.
+                let mut kv = shape.cache(&one);
+                let long = shape.sequence(&mut random, 320, &pages[..10]);
+                let a = shape.step(&one, &mut kv, RopeStyle::Neox, &[(&long, 0, 320)]);
+                let b = shape.step(&one, &mut kv, RopeStyle::Neox, &[(&short, 0, 290)]);
+                let want = [&a[319 * cols..], &b[289 * cols..]].concat();
+                let three = cpu(isa, 3);
+                shape.cache(&three);
+                let got = shape.step(&three, &mut kv, RopeStyle::Neox, &[(&long, 319, 320), (&short, 289, 290)]);
+                assert_eq!(got, want, "{shape:?} on {isa}, two sequences");
+            }
+        }
+    }
+}
+
+#[test]
+fn int8_heads_have_a_largest_size() {
+    let shape = |head_dim| KvShape { layers: 1, heads: 1, kv_heads: 1, head_dim, pages: 1, format: KvFormat::Int8 };
+    let cpu = cpu(Isa::Scalar, 1);
+    assert!(cpu.kv(shape(256)).is_ok());
+    let error = cpu.kv(shape(257)).map(|_| ()).expect_err("too long");
+    assert!(error.to_string().contains("257, expected at most 256; take f16 or f32"), "{error}");
+}
+
+#[test]
+fn what_is_not_finite_shows() {
+    let mut random = Random::new(19);
+    for format in KvFormat::ALL {
+        let shape = Heads { heads: 2, kv_heads: 1, head_dim: 24, window: None, format };
+        for broken in [f32::NAN, f32::INFINITY] {
+            for place in 0..3 {
+                let mut sequence = shape.sequence(&mut random, 3, &[3]);
+                [&mut sequence.q, &mut sequence.k, &mut sequence.v][place][20] = broken;
+                for isa in Isa::available() {
+                    let cpu = cpu(isa, 1);
+                    let out = shape.step(&cpu, &mut shape.cache(&cpu), RopeStyle::Neox, &[(&sequence, 0, 3)]);
+                    assert!(!out[..24].iter().all(|x| x.is_finite()), "{format}: {broken} vanished on {isa}");
+                }
+            }
         }
     }
 }
@@ -214,7 +286,7 @@ fn attention_does_not_depend_on_tier_threads_chunks_or_batch() {
 #[test]
 fn long_prompts_are_rotated_block_by_block() {
     let mut random = Random::new(15);
-    let shape = Heads { heads: 1, kv_heads: 1, head_dim: 8, window: Some(5) };
+    let shape = Heads { heads: 1, kv_heads: 1, head_dim: 8, window: Some(5), format: KvFormat::F32 };
     let pages: Vec<u32> = (0..40).rev().collect();
     let sequence = shape.sequence(&mut random, 1100, &pages);
     let cpu = cpu(Isa::best(), 2);
@@ -232,8 +304,8 @@ fn long_prompts_are_rotated_block_by_block() {
 #[test]
 fn what_stands_behind_a_query_is_never_seen() {
     let mut random = Random::new(16);
-    for window in [None, Some(20)] {
-        let shape = Heads { heads: 2, kv_heads: 1, head_dim: 24, window };
+    for (window, format) in KvFormat::ALL.into_iter().flat_map(|format| [(None, format), (Some(20), format)]) {
+        let shape = Heads { heads: 2, kv_heads: 1, head_dim: 24, window, format };
         let sequence = shape.sequence(&mut random, 50, &[3, 4]);
         let mut poison = shape.sequence(&mut random, 64, &[3, 4]);
         poison.k.fill(f32::NAN);
@@ -255,7 +327,9 @@ fn a_quarter_turn() {
     let angle = std::f32::consts::FRAC_PI_2;
     for (style, want) in [(RopeStyle::Neox, [-2.0, 1.0, 3.0, 4.0]), (RopeStyle::Interleaved, [-2.0, 1.0, 3.0, 4.0])] {
         let cpu = cpu(Isa::best(), 1);
-        let mut kv = cpu.kv(KvShape { layers: 1, kv_heads: 1, head_dim: 4, pages: 1 }).expect("memory");
+        let mut kv = cpu
+            .kv(KvShape { layers: 1, heads: 1, kv_heads: 1, head_dim: 4, pages: 1, format: KvFormat::F32 })
+            .expect("memory");
         let mut batch = Batch::default();
         batch.push(1, &[0], &[0], 0);
         let mut q = upload(&cpu, &[1.0, 2.0, 3.0, 4.0], 4);

@@ -5,7 +5,6 @@ use crate::state::{Buffers, StateShape};
 use crate::weights::{Loader, WeightBytes};
 use crate::{Config, LoadOptions, ModelError};
 use bitnet_formats::Checkpoint;
-use bitnet_kernels::PAGE_LEN;
 use std::cell::Cell;
 use std::convert::Infallible;
 
@@ -71,12 +70,12 @@ impl MemoryPlan {
         let mut rows = |capacity: usize, cols: usize| count(capacity.saturating_mul(cols).saturating_mul(4));
         let mut int8 = |capacity: usize, cols: usize| count(capacity.saturating_mul(int8_row(cols)));
         let Ok(_) = Buffers::new(config, weights, shape, &mut rows, &mut int8);
-        let positions = shape.kv_pages.saturating_mul(PAGE_LEN) as u64;
-        let per_position = 2 * 4 * (config.layers * config.kv_width()) as u64;
+        let kv = shape.kv(config);
+        let _ = count(kv.working_bytes());
         MemoryPlan {
             mapped_weights: weights.mapped,
             owned_weights: weights.owned,
-            kv: positions.saturating_mul(per_position),
+            kv: kv.bytes() as u64,
             activations: activations.get(),
         }
     }

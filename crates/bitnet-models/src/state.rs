@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::weights::WeightBytes;
-use bitnet_kernels::{Backend, KernelError, KvShape};
+use bitnet_kernels::{Backend, KernelError, KvFormat, KvShape};
 
 /// How much working memory a [`State`] has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,22 @@ pub struct StateShape {
     pub max_logits: usize,
     /// KV pages of [`bitnet_kernels::PAGE_LEN`] positions.
     pub kv_pages: usize,
+    /// What the pages hold.
+    pub kv_format: KvFormat,
+}
+
+impl StateShape {
+    /// Size of the KV cache of a network.
+    pub(crate) fn kv(&self, config: &Config) -> KvShape {
+        KvShape {
+            layers: config.layers,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            pages: self.kv_pages,
+            format: self.kv_format,
+        }
+    }
 }
 
 /// Activation buffers and KV cache: all memory a forward step touches besides weights.
@@ -128,12 +144,7 @@ impl<B: Backend> State<B> {
         let mut int8 = |capacity, cols| backend.quantized(capacity, cols);
         Ok(State {
             buffers: Buffers::new(config, weights, shape, &mut rows, &mut int8)?,
-            kv: backend.kv(KvShape {
-                layers: config.layers,
-                kv_heads: config.kv_heads,
-                head_dim: config.head_dim,
-                pages: shape.kv_pages,
-            })?,
+            kv: backend.kv(shape.kv(config))?,
         })
     }
 }

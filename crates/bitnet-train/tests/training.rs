@@ -1,7 +1,7 @@
 //! Whole runs on a small text: learning, exact resumption, and the engine as judge of what comes out.
 
 use bitnet_formats::Checkpoint;
-use bitnet_kernels::{Batch, Cpu, CpuOptions};
+use bitnet_kernels::{Batch, Cpu, CpuOptions, KvFormat};
 use bitnet_models::{Encoding, LoadOptions, Model, StateShape, Tokenizer};
 use bitnet_train::{Event, Recipe, TrainError, Trainer};
 use safetensors::SafeTensors;
@@ -80,7 +80,8 @@ fn engine_logits(dir: &Path, ids: &[u32]) -> Vec<f32> {
     let checkpoint = Checkpoint::open(dir).unwrap();
     let cpu = Cpu::new(CpuOptions { threads: Some(1), isa: None }).unwrap();
     let model = Model::load(&checkpoint, cpu, &LoadOptions::default()).unwrap();
-    let mut state = model.state(StateShape { max_tokens: 24, max_logits: 24, kv_pages: 1 }).unwrap();
+    let mut state =
+        model.state(StateShape { max_tokens: 24, max_logits: 24, kv_pages: 1, kv_format: KvFormat::F32 }).unwrap();
     let mut batch = Batch::default();
     batch.push(0, ids, &[0], ids.len());
     model.forward(&mut state, &batch);

@@ -52,7 +52,7 @@ pub use bitnet_inference::{
 pub use bitnet_inference::{
     FinishReason, GenerateRequest, InferenceError, Prompt, Sampling, TokenEvent, TokenLogprob, Usage,
 };
-pub use bitnet_kernels::{Cpu, CpuOptions, Isa, read_bandwidth};
+pub use bitnet_kernels::{Cpu, CpuOptions, Isa, KvFormat, read_bandwidth};
 pub use bitnet_models::export::{Export, ExportOptions};
 pub use bitnet_models::{ChatTemplate, LoadOptions, Message, Tokenizer};
 

@@ -3,7 +3,7 @@
 use crate::console::Console;
 use crate::failure::Interrupted;
 use crate::interrupt::Watch;
-use crate::model_args::{LoadArgs, ModelPath, load_engine, positive};
+use crate::model_args::{KvArgs, LoadArgs, ModelPath, load_engine, positive};
 use crate::numbers::{bytes, digits, seconds};
 use bitnet::kernels::Isa;
 use bitnet::{BenchReport, BenchSpec, EngineOptions, Spread};
@@ -35,6 +35,8 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "TIER")]
     isa: Option<Isa>,
     #[command(flatten)]
+    kv: KvArgs,
+    #[command(flatten)]
     load: LoadArgs,
     /// Print a JSON object
     #[arg(long)]
@@ -52,6 +54,7 @@ pub(crate) fn run(args: &BenchArgs, console: &Console) -> anyhow::Result<()> {
             context: Some(args.prompt.saturating_add(args.new)),
             threads,
             chunk: args.chunk,
+            kv_format: args.kv.format,
             isa: args.isa.map(|isa| isa.to_string()),
             tokenizer: args.model.tokenizer.clone(),
             load: args.load.options(),

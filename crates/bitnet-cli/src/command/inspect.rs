@@ -1,7 +1,7 @@
 //! `bitnet inspect`: what is in a model file and what running it will take.
 
 use crate::console::Console;
-use crate::model_args::{LoadArgs, ModelPath, positive};
+use crate::model_args::{KvArgs, LoadArgs, ModelPath, positive};
 use crate::numbers;
 use bitnet::formats::gguf::{Array, Value};
 use bitnet::formats::{Checkpoint, Source, Tensor};
@@ -20,6 +20,8 @@ pub(crate) struct InspectArgs {
     /// Plan memory for this context length [default: the model's, at most 4096]
     #[arg(long, short, value_name = "N", value_parser = positive)]
     context: Option<usize>,
+    #[command(flatten)]
+    kv: KvArgs,
     #[command(flatten)]
     load: LoadArgs,
     /// Print a JSON object
@@ -88,7 +90,7 @@ pub(crate) fn run(args: &InspectArgs, console: &Console) -> anyhow::Result<()> {
 fn network(args: &InspectArgs, checkpoint: &Checkpoint) -> Result<Network, InferenceError> {
     let load = args.load.options();
     let (config, notes) = Config::read(checkpoint, &load)?;
-    let options = EngineOptions { context: args.context, ..EngineOptions::default() };
+    let options = EngineOptions { context: args.context, kv_format: args.kv.format, ..EngineOptions::default() };
     let (context, shape) = options.working_shape(config.context)?;
     let plan = MemoryPlan::of(checkpoint, &load, shape)?;
     Ok(Network { config, notes, context, plan })

@@ -1,9 +1,9 @@
-//! Activations and the KV cache in main memory.
+//! Activations in main memory.
 
 use std::ops::Range;
 
+use crate::KernelError;
 use crate::aligned::Aligned;
-use crate::{KernelError, KvShape, PAGE_LEN};
 
 /// Float activations `[rows, cols]`, row-major, first value on a cache line.
 pub struct Rows {
@@ -186,59 +186,5 @@ impl Quantized {
             &mut self.scales[..self.rows],
             &mut self.sums[..self.rows * stride / SUM_LEN],
         )
-    }
-}
-
-/// The paged keys and values of all layers, in f32. The keys `[head_dim, PAGE_LEN]` and then the values
-/// `[PAGE_LEN, head_dim]` of one (layer, page, head) follow each other in memory: both products of attention then run
-/// along memory.
-pub struct Kv {
-    data: Aligned<f32>,
-    shape: KvShape,
-}
-
-impl Kv {
-    pub(crate) fn new(shape: KvShape) -> Result<Kv, KernelError> {
-        let len = [shape.pages, shape.kv_heads, 2, PAGE_LEN, shape.head_dim]
-            .into_iter()
-            .try_fold(shape.layers, usize::checked_mul)
-            .unwrap_or(usize::MAX);
-        Ok(Kv { data: Aligned::zeroed("the KV cache", len)?, shape })
-    }
-
-    /// Size of the cache.
-    pub fn shape(&self) -> KvShape {
-        self.shape
-    }
-
-    fn index(&self, layer: usize, page: u32, head: usize) -> usize {
-        let KvShape { layers, kv_heads, head_dim, pages } = self.shape;
-        let page = page as usize;
-        assert!(layer < layers && page < pages && head < kv_heads, "outside of the KV cache");
-        ((layer * pages + page) * kv_heads + head) * 2 * PAGE_LEN * head_dim
-    }
-
-    /// Keys `[head_dim, PAGE_LEN]` and values `[PAGE_LEN, head_dim]` of one head in one page.
-    pub(crate) fn head(&self, layer: usize, page: u32, head: usize) -> (&[f32], &[f32]) {
-        let len = PAGE_LEN * self.shape.head_dim;
-        self.data[self.index(layer, page, head)..][..2 * len].split_at(len)
-    }
-
-    /// Keys and values of one head in one page, to be written.
-    pub(crate) fn head_mut(&mut self, layer: usize, page: u32, head: usize) -> (&mut [f32], &mut [f32]) {
-        let len = PAGE_LEN * self.shape.head_dim;
-        let start = self.index(layer, page, head);
-        self.data[start..][..2 * len].split_at_mut(len)
-    }
-
-    pub(crate) fn copy_page(&mut self, from: u32, to: u32) {
-        let len = self.shape.kv_heads * 2 * PAGE_LEN * self.shape.head_dim;
-        if len == 0 {
-            return;
-        }
-        for layer in 0..self.shape.layers {
-            let (from, to) = (self.index(layer, from, 0), self.index(layer, to, 0));
-            self.data.copy_within(from..from + len, to);
-        }
     }
 }

@@ -2,8 +2,8 @@
 //! and calls `run`. Values go in by `embed` of an F32 table and come out by `read`, so nothing but the trait is needed.
 
 use bitnet_kernels::{
-    Activation, Backend, Batch, DenseFormat, DenseWeights, KvShape, NormWeight, PAGE_LEN, RopeStyle, RopeTable,
-    TernaryScales, TernaryWeights, Wanted,
+    Activation, Backend, Batch, DenseFormat, DenseWeights, KvFormat, KvShape, NormWeight, PAGE_LEN, RopeStyle,
+    RopeTable, TernaryScales, TernaryWeights, Wanted,
 };
 
 /// Runs all of it; panics with what differs.
@@ -363,7 +363,54 @@ fn rotated(x: &[f32], head_dim: usize, rope: &RopeTable, position: usize) -> Vec
     out
 }
 
+/// How far attention may lie from that of the exact keys and values, besides rounding: `q` and `seen` (keys and values of
+/// one head) are exact, `weights` are those of softmax, normed.
+///
+/// When no score is off by more than `d`, no weight is off by more than the factor `exp(2 d)`. f16 is off by one part in
+/// 2^11, which is also an absolute error of 2^-25 at most below its normal range. An int8 code is off by half a step, max/254; so is the weight of a value, by 1/254 of the largest of its page's
+/// in the products with the scales, and a value may be as large as 127 steps.
+fn format_error(
+    format: KvFormat,
+    q: &[f64],
+    seen: &[(&[f64], &[f64])],
+    weights: &[f64],
+    first: usize,
+    scale: f64,
+) -> f64 {
+    let largest = |x: &[f64]| x.iter().fold(0f64, |m, x| m.max(x.abs()));
+    let total = |x: &[f64]| x.iter().map(|x| x.abs()).sum::<f64>();
+    let v = seen.iter().map(|(_, v)| largest(v)).fold(0.0, f64::max);
+    let scores = |error: &dyn Fn(&[f64]) -> f64| seen.iter().map(|(k, _)| error(k)).fold(0.0, f64::max) * scale;
+    let spread = |d: f64| ((2.0 * d).exp() - 1.0) * v;
+    match format {
+        KvFormat::F32 => 0.0,
+        KvFormat::F16 => {
+            let u = 2f64.powi(-11);
+            let d = scores(&|k| q.iter().zip(k).map(|(q, k)| (q * k).abs() * u + q.abs() * 2f64.powi(-25)).sum());
+            spread(d) + v * u + 2f64.powi(-25)
+        }
+        KvFormat::Int8 => {
+            let eq = largest(q) / 254.0;
+            let d = scores(&|k| {
+                let ek = largest(k) / 254.0;
+                total(q) * ek + total(k) * eq + q.len() as f64 * eq * ek
+            });
+            let mut pages = std::collections::BTreeMap::new();
+            for (i, p) in weights.iter().enumerate() {
+                let page = pages.entry((first + i) / PAGE_LEN).or_insert((0f64, 0usize));
+                *page = (page.0.max(*p), page.1 + 1);
+            }
+            let weighing: f64 = pages.values().map(|(p, count)| p * (2.0 * d).exp() * v / 254.0 * *count as f64).sum();
+            spread(d) + v / 254.0 + weighing
+        }
+    }
+}
+
 fn attends<B: Backend>(backend: &B) {
+    KvFormat::ALL.into_iter().for_each(|format| attends_in(backend, format));
+}
+
+fn attends_in<B: Backend>(backend: &B, format: KvFormat) {
     let mut random = Random::new(5);
     for (heads, kv_heads, head_dim, pairs, style, window) in [
         (4, 1, 64, 32, RopeStyle::Neox, None),
@@ -382,7 +429,7 @@ fn attends<B: Backend>(backend: &B) {
         let scale = 1.5 / (head_dim as f32).sqrt();
         let tables: [&[u32]; 2] = [&[5, 1, 6], &[0]];
         let layers = 2;
-        let mut kv = backend.kv(KvShape { layers, kv_heads, head_dim, pages: 8 }).expect("memory");
+        let mut kv = backend.kv(KvShape { layers, heads, kv_heads, head_dim, pages: 8, format }).expect("memory");
         let mut seen: Vec<Vec<(Vec<f64>, Vec<f64>)>> = vec![Vec::new(); 2]; // rotated key, value
         for steps in [[lengths[0], lengths[1]], [1, 1]] {
             let mut batch = Batch::with_capacity(128, 2, 8);
@@ -423,11 +470,22 @@ fn attends<B: Backend>(backend: &B) {
                             })
                             .collect();
                         let sum: f64 = weights.iter().sum();
+                        let normed: Vec<f64> = weights.iter().map(|w| w / sum).collect();
+                        let of_head: Vec<_> = seen[s][first..]
+                            .iter()
+                            .map(|(k, v)| (&k[kv_from..][..head_dim], &v[kv_from..][..head_dim]))
+                            .collect();
+                        let error = format_error(format, q, &of_head, &normed, first, f64::from(scale));
                         for d in 0..head_dim {
                             let want: f64 =
                                 weights.iter().zip(&seen[s][first..]).map(|(w, (_, v))| w * v[kv_from + d]).sum();
                             let got = got[row * q_cols + h * head_dim + d];
-                            close(&format!("attend [{row}, {h}, {d}] of {position}"), got, want / sum, 3.0);
+                            let what = format!("{format}: attend [{row}, {h}, {d}] of {position}");
+                            let (want, bound) = (want / sum, 6e-6 + error);
+                            assert!(
+                                (f64::from(got) - want).abs() <= bound,
+                                "{what}: {got}, expected {want} ± {bound:e}"
+                            );
                         }
                     }
                     row += 1;

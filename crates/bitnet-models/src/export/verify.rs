@@ -2,7 +2,7 @@
 
 use crate::{LoadOptions, Model, ModelError, StateShape};
 use bitnet_formats::Checkpoint;
-use bitnet_kernels::{Backend, Batch, PAGE_LEN};
+use bitnet_kernels::{Backend, Batch, KvFormat, PAGE_LEN};
 
 /// Tokens of the comparison: enough to pass every block with attention over several positions.
 const TOKENS: usize = 24;
@@ -55,7 +55,12 @@ fn results<B: Backend>(checkpoint: &Checkpoint, options: &LoadOptions, backend: 
     // Spread over the vocabulary, so that rows at its end are compared too.
     let ids: Vec<u32> = (0..tokens).map(|i| (i * 7919 % config.vocab) as u32).collect();
     let pages: Vec<u32> = (0..tokens.div_ceil(PAGE_LEN) as u32).collect();
-    let mut state = model.state(StateShape { max_tokens: tokens, max_logits: tokens, kv_pages: pages.len() })?;
+    let mut state = model.state(StateShape {
+        max_tokens: tokens,
+        max_logits: tokens,
+        kv_pages: pages.len(),
+        kv_format: KvFormat::F32,
+    })?;
     let mut batch = Batch::default();
     if config.pooling.is_some() {
         batch.push(0, &ids, &pages, 0);

@@ -1,7 +1,7 @@
 //! A loaded model with working memory, driven one call at a time.
 
 use bitnet_formats::Checkpoint;
-use bitnet_kernels::{Batch, Cpu, CpuOptions, PAGE_LEN};
+use bitnet_kernels::{Batch, Cpu, CpuOptions, KvFormat, PAGE_LEN};
 use bitnet_models::{LoadOptions, Model, Stage, State, StateShape};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,7 +25,7 @@ impl Runner {
     pub(crate) fn new(checkpoint: &Checkpoint, options: &LoadOptions, cpu: CpuOptions) -> Runner {
         let model = Model::load(checkpoint, Cpu::new(cpu).unwrap(), options).unwrap_or_else(|e| panic!("{e}"));
         let pages = SEQUENCES * CONTEXT / PAGE_LEN;
-        let shape = StateShape { max_tokens: CONTEXT, max_logits: CONTEXT, kv_pages: pages };
+        let shape = StateShape { max_tokens: CONTEXT, max_logits: CONTEXT, kv_pages: pages, kv_format: KvFormat::F32 };
         let plan = model.plan(shape);
         let before = bitnet_models::MemoryPlan::of(checkpoint, options, shape).unwrap();
         assert_eq!(plan, before, "the plan before loading differs from the plan of the loaded model");

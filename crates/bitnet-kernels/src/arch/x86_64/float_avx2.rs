@@ -160,4 +160,43 @@ impl Lanes for Avx2 {
             _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
         }
     }
+    #[inline(always)]
+    fn byte_products<const H: usize, const W: usize>(
+        self,
+        x: &[[u8; 4 * LANES]],
+        stride: usize,
+        y: [&[[i8; 4]]; H],
+        offset: [i32; H],
+    ) -> [[Pair; W]; H] {
+        // Even and odd bytes become 16-bit numbers: the products of bytes would not fit those that are added in pairs.
+        // SAFETY: the token exists, so the processor has the features; the loads read the 64 bytes of `x`.
+        unsafe {
+            let low = _mm256_set1_epi16(0xff);
+            let mut sums = [[[_mm256_setzero_si256(); 2]; W]; H];
+            let y = y.map(|codes| &codes[..y[0].len()]);
+            for g in 0..y[0].len() {
+                let x = &x[g * stride..][..W];
+                let y: [[__m256i; 2]; H] = std::array::from_fn(|h| {
+                    let y = _mm256_set1_epi32(i32::from_le_bytes(y[h][g].map(|y| y as u8)));
+                    [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(y)), _mm256_srai_epi16::<8>(y)]
+                });
+                for w in 0..W {
+                    for half in 0..2 {
+                        let x = _mm256_loadu_si256(x[w].as_ptr().add(32 * half).cast());
+                        let (even, odd) = (_mm256_and_si256(x, low), _mm256_srli_epi16::<8>(x));
+                        for h in 0..H {
+                            let products =
+                                _mm256_add_epi32(_mm256_madd_epi16(even, y[h][0]), _mm256_madd_epi16(odd, y[h][1]));
+                            sums[h][w][half] = _mm256_add_epi32(sums[h][w][half], products);
+                        }
+                    }
+                }
+            }
+            std::array::from_fn(|h| {
+                let offset = _mm256_set1_epi32(offset[h]);
+                let float = |sum| _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, offset));
+                std::array::from_fn(|w| Pair(float(sums[h][w][0]), float(sums[h][w][1])))
+            })
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use crate::lanes::{Kernel, LANES, Lanes, POW2_BIAS};
 use std::arch::x86_64::*;
 
-/// Proof that the processor has AVX-512 F, BW, VL and DQ, and AVX2, FMA and F16C.
+/// Proof that the processor has AVX-512 F, BW, VL, DQ and VNNI, and AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(());
 
@@ -15,14 +15,15 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512dq"))
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vnni"))
         .then_some(Avx512(()))
     }
 
     /// Runs `kernel` in a function that is compiled for this tier.
     #[inline]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
         fn enter<K: Kernel>(lanes: Avx512, kernel: K) -> K::Output {
             kernel.run(lanes)
         }
@@ -141,6 +142,34 @@ impl Lanes for Avx512 {
             let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
             let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
             _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
+        }
+    }
+    #[inline(always)]
+    fn byte_products<const H: usize, const W: usize>(
+        self,
+        x: &[[u8; 4 * LANES]],
+        stride: usize,
+        y: [&[[i8; 4]]; H],
+        offset: [i32; H],
+    ) -> [[Zmm; W]; H] {
+        // SAFETY: see `splat`; the load reads the 64 bytes of `x`.
+        unsafe {
+            let mut sums = [[_mm512_setzero_si512(); W]; H];
+            let y = y.map(|codes| &codes[..y[0].len()]);
+            for g in 0..y[0].len() {
+                let x = &x[g * stride..][..W];
+                let x: [__m512i; W] = std::array::from_fn(|w| _mm512_loadu_si512(x[w].as_ptr().cast()));
+                for h in 0..H {
+                    let y = _mm512_set1_epi32(i32::from_le_bytes(y[h][g].map(|y| y as u8)));
+                    for w in 0..W {
+                        sums[h][w] = _mm512_dpbusd_epi32(sums[h][w], x[w], y);
+                    }
+                }
+            }
+            std::array::from_fn(|h| {
+                let offset = _mm512_set1_epi32(offset[h]);
+                std::array::from_fn(|w| Zmm(_mm512_cvtepi32_ps(_mm512_sub_epi32(sums[h][w], offset))))
+            })
         }
     }
 }

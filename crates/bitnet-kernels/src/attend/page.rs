@@ -1,0 +1,333 @@
+//! One page of one key/value head, in each of the formats it may have.
+
+use crate::cpu::{ROUND, quantize_head};
+use crate::lanes::{LANES, Lanes};
+use crate::{KvFormat, PAGE_LEN};
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Vectors of positions in a page.
+pub(super) const PARTS: usize = PAGE_LEN / LANES;
+
+/// The weights of one page's positions for one query head, and what to multiply everything before with.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Weights {
+    /// Scores `q · k · scale` at first, then `exp(score - largest)`; 0 at positions that are not seen.
+    pub(super) p: [[f32; LANES]; PARTS],
+    /// int8: `p` times the scale of the value, in units of `step`.
+    codes: [[i8; 4]; PAGE_LEN / 4],
+    step: f32,
+    /// Factor of all pages before.
+    pub(super) kept: f32,
+    /// Sum of all weights so far.
+    pub(super) sum: f32,
+}
+
+/// Keys and values of one head in one page: the three steps of attention that depend on their format.
+pub(super) trait Page<'a>: Copy {
+    /// What is computed once per query before its pages are walked.
+    type Query: Copy + Default;
+
+    /// Views the bytes of a head in a page; heads have `dim` channels with padding.
+    fn new(bytes: &'a [u8], dim: usize) -> Self;
+
+    /// Prepares a query head.
+    fn query(q: &[f32]) -> Self::Query;
+
+    /// `q · k · scale` of all positions, for `Q` heads that stand one after the other in `q`. Meanwhile `next` is fetched:
+    /// a page is too short for the processor to foresee what follows.
+    fn scores<L: Lanes, const Q: usize>(
+        self,
+        l: L,
+        q: &[f32],
+        queries: &[Self::Query; Q],
+        scale: f32,
+        next: &[u8],
+    ) -> [[L::V; PARTS]; Q];
+
+    /// Takes the weights of seen positions, before values are added.
+    fn weighed<L: Lanes>(self, l: L, seen: Range<usize>, weights: &mut Weights);
+
+    /// Fetches some channels of the values.
+    fn fetch_values<L: Lanes>(self, l: L, channels: Range<usize>);
+
+    /// `acc[h][c] += Σ p value` over the seen positions, for `W` vectors of channels from vector `group` on.
+    fn add<L: Lanes, const Q: usize, const W: usize>(
+        self,
+        l: L,
+        seen: Range<usize>,
+        group: usize,
+        weights: &[Weights; Q],
+        acc: &mut [[L::V; W]; Q],
+    );
+}
+
+/// A float that the cache holds.
+pub(super) trait Float: Copy + 'static {
+    /// Sixteen of them.
+    type Line: Copy + 'static;
+    /// Bytes as lines.
+    fn lines(bytes: &[u8]) -> &[Self::Line];
+    /// Reads sixteen.
+    fn load<L: Lanes>(l: L, line: &Self::Line) -> L::V;
+}
+
+/// binary32, little-endian.
+#[derive(Clone, Copy)]
+pub(super) struct F32;
+
+/// binary16, little-endian.
+#[derive(Clone, Copy)]
+pub(super) struct F16;
+
+impl Float for F32 {
+    type Line = [u8; 4 * LANES];
+
+    #[inline(always)]
+    fn lines(bytes: &[u8]) -> &[Self::Line] {
+        bytes.as_chunks().0
+    }
+    #[inline(always)]
+    fn load<L: Lanes>(l: L, line: &Self::Line) -> L::V {
+        l.load_f32(line)
+    }
+}
+
+impl Float for F16 {
+    type Line = [u8; 2 * LANES];
+
+    #[inline(always)]
+    fn lines(bytes: &[u8]) -> &[Self::Line] {
+        bytes.as_chunks().0
+    }
+    #[inline(always)]
+    fn load<L: Lanes>(l: L, line: &Self::Line) -> L::V {
+        l.load_f16(line)
+    }
+}
+
+/// A page of floats.
+#[derive(Clone, Copy)]
+pub(super) struct Floats<'a, F: Float> {
+    /// `[dim, PAGE_LEN]`
+    keys: &'a [F::Line],
+    /// `[PAGE_LEN, dim]`
+    values: &'a [F::Line],
+    /// Lines of a value.
+    groups: usize,
+    float: PhantomData<F>,
+}
+
+impl<'a, F: Float> Page<'a> for Floats<'a, F> {
+    type Query = ();
+
+    #[inline(always)]
+    fn new(bytes: &'a [u8], dim: usize) -> Self {
+        let (keys, values) = F::lines(bytes).split_at(PARTS * dim);
+        Floats { keys, values, groups: dim / LANES, float: PhantomData }
+    }
+
+    #[inline(always)]
+    fn query(_: &[f32]) {}
+
+    /// Products are added channel after channel.
+    #[inline(always)]
+    fn scores<L: Lanes, const Q: usize>(
+        self,
+        l: L,
+        q: &[f32],
+        _: &[(); Q],
+        scale: f32,
+        next: &[u8],
+    ) -> [[L::V; PARTS]; Q] {
+        let head_dim = q.len() / Q;
+        let mut heads = q.chunks_exact(head_dim);
+        let q: [&[f32]; Q] = std::array::from_fn(|_| heads.next().unwrap_or_default());
+        let (keys, _) = self.keys.as_chunks::<PARTS>();
+        let next = next.as_chunks::<64>().0;
+        let lines = next.len().div_ceil(head_dim);
+        let mut acc = [[l.splat(0.0); PARTS]; Q];
+        for (c, key) in keys[..head_dim].iter().enumerate() {
+            for line in next.iter().skip(c * lines).take(lines) {
+                l.prefetch(line);
+            }
+            let key: [L::V; PARTS] = [F::load(l, &key[0]), F::load(l, &key[1])];
+            for h in 0..Q {
+                let q = l.splat(q[h][c]);
+                for i in 0..PARTS {
+                    acc[h][i] = l.fma(q, key[i], acc[h][i]);
+                }
+            }
+        }
+        for acc in acc.as_flattened_mut() {
+            *acc = l.mul(*acc, l.splat(scale));
+        }
+        acc
+    }
+
+    #[inline(always)]
+    fn weighed<L: Lanes>(self, _: L, _: Range<usize>, _: &mut Weights) {}
+
+    #[inline(always)]
+    fn fetch_values<L: Lanes>(self, l: L, channels: Range<usize>) {
+        for values in self.values.chunks_exact(self.groups) {
+            values[channels.start / LANES..channels.end.div_ceil(LANES)].iter().for_each(|line| l.prefetch(line));
+        }
+    }
+
+    /// Positions ascending.
+    #[inline(always)]
+    fn add<L: Lanes, const Q: usize, const W: usize>(
+        self,
+        l: L,
+        seen: Range<usize>,
+        group: usize,
+        weights: &[Weights; Q],
+        acc: &mut [[L::V; W]; Q],
+    ) {
+        for i in seen {
+            let value = &self.values[i * self.groups + group..][..W];
+            let value: [L::V; W] = std::array::from_fn(|c| F::load(l, &value[c]));
+            for h in 0..Q {
+                let p = l.splat(weights[h].p.as_flattened()[i]);
+                for c in 0..W {
+                    acc[h][c] = l.fma(p, value[c], acc[h][c]);
+                }
+            }
+        }
+    }
+}
+
+/// A page of int8 codes, see [`Kv`](crate::Kv).
+#[derive(Clone, Copy)]
+pub(super) struct Codes<'a> {
+    /// `[dim / 4, PAGE_LEN, 4]`
+    keys: &'a [[u8; 64]],
+    /// `[PAGE_LEN / 4, dim, 4]`
+    values: &'a [[u8; 64]],
+    /// Of the keys, then of the values.
+    scales: &'a [[u8; 64]],
+    groups: usize,
+}
+
+/// An int8 query.
+#[derive(Clone, Copy)]
+pub(super) struct QuantizedQuery {
+    codes: [[i8; 4]; KvFormat::MAX_INT8_HEAD / 4],
+    len: usize,
+    scale: f32,
+    /// What the codes of the keys, 128 too large, add to the products.
+    offset: i32,
+}
+
+impl Default for QuantizedQuery {
+    fn default() -> Self {
+        QuantizedQuery { codes: [[0; 4]; KvFormat::MAX_INT8_HEAD / 4], len: 0, scale: 0.0, offset: 0 }
+    }
+}
+
+/// `128 Σ codes`.
+#[inline(always)]
+fn offset(codes: &[[i8; 4]]) -> i32 {
+    codes.as_flattened().iter().map(|&code| i32::from(code)).sum::<i32>() << 7
+}
+
+impl<'a> Page<'a> for Codes<'a> {
+    type Query = QuantizedQuery;
+
+    #[inline(always)]
+    fn new(bytes: &'a [u8], dim: usize) -> Self {
+        let (lines, _) = bytes.as_chunks();
+        let (keys, rest) = lines.split_at(PAGE_LEN * dim / 64);
+        let (values, scales) = rest.split_at(PAGE_LEN * dim / 64);
+        Codes { keys, values, scales, groups: dim / LANES }
+    }
+
+    #[inline(always)]
+    fn query(q: &[f32]) -> QuantizedQuery {
+        let mut query = QuantizedQuery { len: q.len().div_ceil(4), ..QuantizedQuery::default() };
+        let codes = query.codes.as_flattened_mut();
+        query.scale = quantize_head(q, |c, code| codes[c] = code);
+        query.offset = offset(&query.codes);
+        query
+    }
+
+    /// Exact sums of int8 products, times the scale of the key, times `query scale · scale`.
+    #[inline(always)]
+    fn scores<L: Lanes, const Q: usize>(
+        self,
+        l: L,
+        _: &[f32],
+        queries: &[QuantizedQuery; Q],
+        scale: f32,
+        next: &[u8],
+    ) -> [[L::V; PARTS]; Q] {
+        // The scales of the values are wanted before the values are.
+        for line in next.as_chunks::<64>().0.iter().chain(self.scales) {
+            l.prefetch(line);
+        }
+        let codes = std::array::from_fn(|h: usize| &queries[h].codes[..queries[h].len]);
+        let mut acc = l.byte_products::<Q, PARTS>(self.keys, PARTS, codes, queries.each_ref().map(|q| q.offset));
+        for i in 0..PARTS {
+            let keys = l.load_f32(&self.scales[i]);
+            for h in 0..Q {
+                acc[h][i] = l.mul(l.mul(acc[h][i], keys), l.splat(queries[h].scale * scale));
+            }
+        }
+        acc
+    }
+
+    /// `code = round_half_even(p · value scale / step)` with `step = largest / 127`.
+    #[inline(always)]
+    fn weighed<L: Lanes>(self, l: L, seen: Range<usize>, weights: &mut Weights) {
+        let mut w = [[0.0; LANES]; PARTS];
+        for i in 0..PARTS {
+            l.store(l.mul(l.load(&weights.p[i]), l.load_f32(&self.scales[PARTS + i])), &mut w[i]);
+        }
+        if seen != (0..PAGE_LEN) {
+            let w = w.as_flattened_mut();
+            w[..seen.start].fill(0.0);
+            w[seen.end..].fill(0.0);
+        }
+        let v: [L::V; PARTS] = [l.load(&w[0]), l.load(&w[1])];
+        let largest = l.largest(l.larger(v[0], v[1]));
+        let factor = if largest > 0.0 { (127.0 / largest).min(f32::MAX) } else { 0.0 };
+        for i in 0..PARTS {
+            l.store(l.fma(v[i], l.splat(factor), l.splat(ROUND)), &mut w[i]);
+        }
+        for (code, w) in weights.codes.as_flattened_mut().iter_mut().zip(w.as_flattened()) {
+            *code = w.to_bits() as i8;
+        }
+        // 0 · w is zero unless w is infinite or NaN, which must not vanish.
+        let broken = l.sum(l.mul(l.add(v[0], v[1]), l.splat(0.0)));
+        weights.step = largest / 127.0 + broken;
+    }
+
+    #[inline(always)]
+    fn fetch_values<L: Lanes>(self, l: L, channels: Range<usize>) {
+        for values in self.values.chunks_exact(self.groups) {
+            values[channels.start / LANES..channels.end.div_ceil(LANES)].iter().for_each(|line| l.prefetch(line));
+        }
+    }
+
+    /// Exact sums of int8 products, times `step`.
+    #[inline(always)]
+    fn add<L: Lanes, const Q: usize, const W: usize>(
+        self,
+        l: L,
+        _: Range<usize>,
+        group: usize,
+        weights: &[Weights; Q],
+        acc: &mut [[L::V; W]; Q],
+    ) {
+        let codes = std::array::from_fn(|h: usize| weights[h].codes.as_slice());
+        let offsets = std::array::from_fn(|h: usize| offset(&weights[h].codes));
+        let sums = l.byte_products::<Q, W>(&self.values[group..], self.groups, codes, offsets);
+        for h in 0..Q {
+            let step = l.splat(weights[h].step);
+            for c in 0..W {
+                acc[h][c] = l.fma(sums[h][c], step, acc[h][c]);
+            }
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Attention of few tokens over a long context: the three steps one after the other, each shared among all threads.
+//!
+//! Scores need no order: they are shared out by page. Weights follow each other, but cost little: one thread takes the heads
+//! that share a key/value head. Values are shared out by channel, and each channel adds its pages in order. So every
+//! operation is that of [`Walk`](super::Walk), in the same order.
+
+use super::page::{Page, Weights};
+use super::{Softmax, Step, add_values};
+use crate::lanes::{Kernel, Lanes, dispatch};
+use crate::{Cpu, KernelError, KvShape, PAGE_LEN, Rows, Run};
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Pages whose scores are one thread's work at a time.
+const PAGES: usize = 8;
+/// Channels of all heads of a group whose values are one thread's work at a time.
+const CHANNELS: usize = 32;
+/// Shorter contexts are not worth the hand-over between the steps.
+const LEAST_PAGES: usize = 8;
+
+/// What the steps leave for each other. Made when a cache is made, so that no verb allocates.
+#[derive(Default)]
+pub(crate) struct Attention {
+    /// `[tokens, kv_heads, pages, heads of a group]`
+    weights: Vec<Weights>,
+    /// `[tokens, kv_heads, parts of a head, heads of a group, CHANNELS]`
+    sums: Vec<f32>,
+}
+
+impl KvShape {
+    fn split_lengths(&self) -> (usize, usize) {
+        (
+            self.heads.saturating_mul(self.pages.saturating_add(PAGES - 1) / PAGES * PAGES),
+            self.heads.saturating_mul(self.head_dim.div_ceil(CHANNELS)).saturating_mul(CHANNELS),
+        )
+    }
+
+    /// Bytes that attention takes besides the cache.
+    pub fn working_bytes(&self) -> usize {
+        let (weights, sums) = self.split_lengths();
+        weights.saturating_mul(size_of::<Weights>()).saturating_add(sums.saturating_mul(size_of::<f32>()))
+    }
+}
+
+impl Attention {
+    /// Makes room for one token that sees a whole cache.
+    pub(crate) fn reserve(&mut self, shape: KvShape) -> Result<(), KernelError> {
+        let refused = |_| KernelError::Memory { what: "weights of attention", bytes: shape.working_bytes() };
+        let (weights, sums) = shape.split_lengths();
+        let (more_weights, more_sums) =
+            (weights.saturating_sub(self.weights.len()), sums.saturating_sub(self.sums.len()));
+        self.weights.try_reserve_exact(more_weights).map_err(refused)?;
+        self.sums.try_reserve_exact(more_sums).map_err(refused)?;
+        self.weights.resize(weights.max(self.weights.len()), Weights::default());
+        self.sums.resize(sums.max(self.sums.len()), 0.0);
+        Ok(())
+    }
+}
+
+/// Attends if it is of use here, and otherwise returns false.
+pub(super) fn run<'a, P: Page<'a> + 'a>(cpu: &Cpu, step: Step<'a>, out: &mut Rows) -> bool {
+    let shape = step.kv.shape();
+    let tokens = step.q.len();
+    // Whole heads keep all threads busy when there are many of them.
+    if cpu.threads() == 1 || tokens * shape.kv_heads >= 4 * cpu.threads() {
+        return false;
+    }
+    let longest = (0..tokens).map(|row| Token::of(step, row).pages.len()).max().unwrap_or(0);
+    let (group, parts) = (step.group(), shape.head_dim.div_ceil(CHANNELS));
+    let mut attention = cpu.attention();
+    let Attention { weights, sums } = &mut *attention;
+    let stride = longest.next_multiple_of(PAGES);
+    let (used, used_sums) = (tokens * shape.heads * stride, tokens * shape.heads * parts * CHANNELS);
+    if longest < LEAST_PAGES || used > weights.len() || used_sums > sums.len() {
+        return false;
+    }
+    let (weights, sums) = (&mut weights[..used], &mut sums[..used_sums]);
+    let (pool, isa) = (cpu.pool(), cpu.isa());
+    let of_head = stride * group;
+    let place = |head: usize| (head / shape.kv_heads, head % shape.kv_heads);
+
+    let across = stride / PAGES;
+    pool.chunks(weights, PAGES * group, 1, |part, weights| {
+        let (row, kv_head) = place(part / across);
+        let first = part % across * PAGES;
+        dispatch(isa, Score::<P> { step, row, kv_head, first, weights, page: PhantomData });
+    });
+    pool.chunks(weights, of_head, 1, |part, weights| {
+        let (row, kv_head) = place(part);
+        dispatch(isa, Weigh::<P> { step, row, kv_head, weights, page: PhantomData });
+    });
+    let weights = &*weights;
+    pool.chunks(sums, group * CHANNELS, 1, |part, sums| {
+        let (head, first) = (part / parts, part % parts * CHANNELS);
+        let (row, kv_head) = place(head);
+        let channels = first..shape.head_dim.min(first + CHANNELS);
+        let weights = &weights[head * of_head..][..of_head];
+        dispatch(isa, Add::<P> { step, row, kv_head, weights, channels, sums, page: PhantomData });
+    });
+    for (part, sums) in sums.chunks_exact(group * CHANNELS).enumerate() {
+        let (head, first) = (part / parts, part % parts * CHANNELS);
+        let (row, kv_head) = place(head);
+        let len = CHANNELS.min(shape.head_dim - first);
+        for (h, sums) in sums.chunks_exact(CHANNELS).enumerate() {
+            out.row_mut(row)[(kv_head * group + h) * shape.head_dim + first..][..len].copy_from_slice(&sums[..len]);
+        }
+    }
+    true
+}
+
+/// A token and the pages that it sees.
+struct Token<'a> {
+    step: Step<'a>,
+    row: usize,
+    run: &'a Run,
+    pages: Range<usize>,
+}
+
+impl<'a> Token<'a> {
+    #[inline(always)]
+    fn of(step: Step<'a>, row: usize) -> Self {
+        let run = step.run(row);
+        let (first, last) = step.visible(run, row);
+        Token { step, row, run, pages: first / PAGE_LEN..last / PAGE_LEN + 1 }
+    }
+
+    /// Page `page`, and the positions of it that the token sees.
+    #[inline(always)]
+    fn page<P: Page<'a>>(&self, page: usize, kv_head: usize) -> (P, Range<usize>) {
+        let bytes = self.step.bytes(self.run, page, kv_head);
+        (P::new(bytes, self.step.kv.shape().padded_dim()), self.step.seen(self.run, self.row, page))
+    }
+
+    /// The queries that read `kv_head`.
+    #[inline(always)]
+    fn queries(&self, kv_head: usize) -> &'a [f32] {
+        let cols = self.step.group() * self.step.kv.shape().head_dim;
+        &self.step.q.row(self.row)[kv_head * cols..(kv_head + 1) * cols]
+    }
+}
+
+/// The scores of some pages.
+struct Score<'a, 'w, P: Page<'a>> {
+    step: Step<'a>,
+    row: usize,
+    kv_head: usize,
+    /// The first of the pages, counted from the first that the token sees.
+    first: usize,
+    /// `[PAGES, heads of a group]`
+    weights: &'w mut [Weights],
+    page: PhantomData<P>,
+}
+
+impl<'a, P: Page<'a>> Kernel for Score<'a, '_, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        if L::ACCUMULATORS >= 8 { self.heads::<L, 4>(l) } else { self.heads::<L, 2>(l) }
+    }
+}
+
+impl<'a, P: Page<'a>> Score<'a, '_, P> {
+    /// `Q` heads at a time and then the rest one by one.
+    #[inline(always)]
+    fn heads<L: Lanes, const Q: usize>(mut self, l: L) {
+        let whole = self.step.group() / Q * Q;
+        for head in (0..whole).step_by(Q) {
+            self.scores::<L, Q>(l, head);
+        }
+        for head in whole..self.step.group() {
+            self.scores::<L, 1>(l, head);
+        }
+    }
+
+    #[inline(always)]
+    fn scores<L: Lanes, const Q: usize>(&mut self, l: L, head: usize) {
+        let token = Token::of(self.step, self.row);
+        let head_dim = self.step.kv.shape().head_dim;
+        let q = &token.queries(self.kv_head)[head * head_dim..(head + Q) * head_dim];
+        let queries: [P::Query; Q] = std::array::from_fn(|h| P::query(&q[h * head_dim..(h + 1) * head_dim]));
+        let pages = token.pages.clone().skip(self.first);
+        for (page, weights) in pages.zip(self.weights.chunks_exact_mut(self.step.group())) {
+            let (keys, _): (P, _) = token.page(page, self.kv_head);
+            let next = if page + 1 < token.pages.end {
+                let bytes = self.step.bytes(token.run, page + 1, self.kv_head);
+                &bytes[..bytes.len() / 2]
+            } else {
+                &[]
+            };
+            let scores = keys.scores(l, q, &queries, self.step.scale, next);
+            for (weights, scores) in weights[head..].iter_mut().zip(scores) {
+                for (p, score) in weights.p.iter_mut().zip(scores) {
+                    l.store(score, p);
+                }
+            }
+        }
+    }
+}
+
+/// The weights of all pages, from their scores.
+struct Weigh<'a, 'w, P: Page<'a>> {
+    step: Step<'a>,
+    row: usize,
+    kv_head: usize,
+    /// `[pages, heads of a group]`
+    weights: &'w mut [Weights],
+    page: PhantomData<P>,
+}
+
+impl<'a, P: Page<'a>> Kernel for Weigh<'a, '_, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let token = Token::of(self.step, self.row);
+        for head in 0..self.step.group() {
+            let mut softmax = Softmax::default();
+            let of_head = self.weights[head..].iter_mut().step_by(self.step.group());
+            for (page, weights) in token.pages.clone().zip(of_head) {
+                let (values, seen): (P, _) = token.page(page, self.kv_head);
+                let scores = [l.load(&weights.p[0]), l.load(&weights.p[1])];
+                softmax.weigh(l, values, seen, scores, weights);
+            }
+        }
+    }
+}
+
+/// The sums over the values of all pages, for some channels.
+struct Add<'a, 'w, P: Page<'a>> {
+    step: Step<'a>,
+    row: usize,
+    kv_head: usize,
+    /// `[pages, heads of a group]`
+    weights: &'w [Weights],
+    channels: Range<usize>,
+    /// `[heads of a group, CHANNELS]`
+    sums: &'w mut [f32],
+    page: PhantomData<P>,
+}
+
+impl<'a, P: Page<'a>> Kernel for Add<'a, '_, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(mut self, l: L) {
+        self.sums.fill(0.0);
+        if L::ACCUMULATORS >= 8 {
+            self.heads::<L, 4>(l)
+        } else {
+            self.heads::<L, 2>(l)
+        }
+        let token = Token::of(self.step, self.row);
+        let last = &self.weights[(token.pages.len() - 1) * self.step.group()..];
+        for (sums, weights) in self.sums.chunks_exact_mut(CHANNELS).zip(last) {
+            for sum in sums {
+                *sum /= weights.sum;
+            }
+        }
+    }
+}
+
+impl<'a, P: Page<'a>> Add<'a, '_, P> {
+    #[inline(always)]
+    fn heads<L: Lanes, const Q: usize>(&mut self, l: L) {
+        let whole = self.step.group() / Q * Q;
+        for head in (0..whole).step_by(Q) {
+            self.values::<L, Q>(l, head);
+        }
+        for head in whole..self.step.group() {
+            self.values::<L, 1>(l, head);
+        }
+    }
+
+    #[inline(always)]
+    fn values<L: Lanes, const Q: usize>(&mut self, l: L, head: usize) {
+        let token = Token::of(self.step, self.row);
+        let out = &mut self.sums[head * CHANNELS..(head + Q) * CHANNELS];
+        for (page, weights) in token.pages.clone().zip(self.weights.chunks_exact(self.step.group())) {
+            let (values, seen): (P, _) = token.page(page, self.kv_head);
+            if page + 1 < token.pages.end {
+                let (next, _): (P, _) = token.page(page + 1, self.kv_head);
+                next.fetch_values(l, self.channels.clone());
+            }
+            let Some(weights) = weights[head..].first_chunk::<Q>() else { continue };
+            add_values::<L, P, Q, 2>(l, values, seen, weights, self.channels.clone(), out, CHANNELS);
+        }
+    }
+}
