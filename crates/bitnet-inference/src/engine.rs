@@ -1,7 +1,7 @@
 //! The engine: a model, its tokenizer and the pool of KV pages.
 
 use crate::evaluation::Evaluation;
-use crate::pages::PagePool;
+use crate::pages::{PagePool, PageUse};
 use crate::sequence::Sequence;
 use crate::{FinishReason, GenerateRequest, InferenceError, Prompt, Sampling, Session, TokenEvent, Usage};
 use bitnet_formats::Checkpoint;
@@ -32,6 +32,8 @@ pub struct EngineOptions {
     pub kv_pages: Option<usize>,
     /// What the KV pages hold.
     pub kv_format: KvFormat,
+    /// Sequences that a [`Scheduler`](crate::Scheduler) computes together; `None` = 1. Sessions go one by one.
+    pub sequences: Option<usize>,
     /// Threads; `None` = `RAYON_NUM_THREADS` or all cores.
     pub threads: Option<usize>,
     /// Instruction-set cap; `None` = `BITNET_ISA` or the best.
@@ -52,10 +54,20 @@ impl EngineOptions {
         let context = self.context.unwrap_or(trained.min(DEFAULT_CONTEXT));
         let chunk = self.chunk.unwrap_or(DEFAULT_CHUNK).min(context);
         let kv_pages = self.kv_pages.unwrap_or(context.div_ceil(PAGE_LEN) + 1); // one to copy a shared page to
+        let sequences = self.sequences.unwrap_or(1);
         check_range("context", context)?;
+        check_range("sequences", sequences)?;
         check_range("chunk", chunk)?;
         check_range("kv_pages", kv_pages)?;
-        Ok((context, StateShape { max_tokens: chunk, max_logits: 1, kv_pages, kv_format: self.kv_format }))
+        Ok((
+            context,
+            StateShape {
+                max_tokens: chunk + sequences - 1,
+                max_logits: sequences,
+                kv_pages,
+                kv_format: self.kv_format,
+            },
+        ))
     }
 }
 
@@ -74,6 +86,23 @@ struct Working {
     state: State<Cpu>,
     pool: PagePool,
     batch: Batch,
+}
+
+/// The part of a sequence that a step computes: from where it is computed to `end`.
+pub(crate) struct Run<'s> {
+    pub(crate) sequence: &'s mut Sequence,
+    pub(crate) end: usize,
+}
+
+impl Working {
+    /// Adds a run to the batch, with its pages. Logits are computed for its last `logits` tokens.
+    fn push(&mut self, model: &Model<Cpu>, run: &mut Run<'_>, logits: usize) -> Result<(), InferenceError> {
+        let Working { state, pool, batch } = self;
+        let (start, end) = (run.sequence.computed(), run.end);
+        run.sequence.reserve(end, pool, |from, to| model.copy_page(state, from, to))?;
+        batch.push(start, &run.sequence.tokens()[start..end], run.sequence.pages(), logits);
+        Ok(())
+    }
 }
 
 impl Engine {
@@ -136,7 +165,11 @@ impl Engine {
         let working = Working {
             state: model.state(shape)?,
             pool: PagePool::new(shape.kv_pages),
-            batch: Batch::with_capacity(shape.max_tokens, 1, context.div_ceil(PAGE_LEN)),
+            batch: Batch::with_capacity(
+                shape.max_tokens,
+                shape.max_logits,
+                context.div_ceil(PAGE_LEN).saturating_mul(shape.max_logits).min(1 << 20),
+            ),
         };
         let working = Mutex::new(working);
         Ok(Engine { model, tokenizer, shape, context, load_time: start.elapsed(), working })
@@ -217,8 +250,9 @@ impl Engine {
             let working = &mut *self.working();
             ids.iter().for_each(|&id| sequence.push(id)); // no look at cached pages: they hold no hidden states
             while sequence.computed() < ids.len() {
-                let (start, end) = self.next_chunk(&sequence);
-                self.fill_batch(working, &mut sequence, start, end, 0)?;
+                let (start, end) = (sequence.computed(), self.next_chunk(&sequence));
+                working.batch.clear();
+                working.push(&self.model, &mut Run { sequence: &mut sequence, end }, 0)?;
                 let rows = &mut rows[..(end - start) * hidden];
                 self.model.hidden(&mut working.state, &working.batch, rows);
                 sequence.advance(end, &mut working.pool);
@@ -307,20 +341,48 @@ impl Engine {
         wanted: Option<Top<'_>>,
         logits: &mut [f32],
     ) -> Result<Computed, InferenceError> {
-        let working = &mut *self.working();
-        let (start, end) = self.next_chunk(sequence);
-        let last = end == sequence.tokens().len();
-        self.fill_batch(working, sequence, start, end, usize::from(last))?;
+        let end = self.next_chunk(sequence);
         let wanted = match &wanted {
-            Some(top) if last => Wanted::Top(std::slice::from_ref(top)),
+            Some(top) if end == sequence.tokens().len() => Wanted::Top(std::slice::from_ref(top)),
             _ => Wanted::All,
         };
-        let computed = self.model.forward_wanted(&mut working.state, &working.batch, wanted);
-        if last {
-            self.model.read_logits(&working.state, logits);
+        self.step_together(&mut [Run { sequence, end }], wanted, logits)
+    }
+
+    /// Computes runs of several sequences in one step, and the wanted logits of each that gets to its last token: one
+    /// row per such run into `logits`, in the order of the runs.
+    pub(crate) fn step_together(
+        &self,
+        runs: &mut [Run<'_>],
+        wanted: Wanted<'_>,
+        logits: &mut [f32],
+    ) -> Result<Computed, InferenceError> {
+        let working = &mut *self.working();
+        working.batch.clear();
+        for run in runs.iter_mut() {
+            let last = run.end == run.sequence.tokens().len();
+            working.push(&self.model, run, usize::from(last))?;
         }
-        sequence.advance(end, &mut working.pool);
+        let computed = self.model.forward_wanted(&mut working.state, &working.batch, wanted);
+        let rows = working.batch.logit_rows().len();
+        if rows > 0 {
+            self.model.read_logits(&working.state, &mut logits[..rows * self.model.config().vocab]);
+        }
+        for run in runs {
+            run.sequence.advance(run.end, &mut working.pool);
+        }
         Ok(computed)
+    }
+
+    /// Takes the pages that a sequence needs up to position `end`.
+    pub(crate) fn reserve(&self, sequence: &mut Sequence, end: usize) -> Result<(), InferenceError> {
+        let Working { state, pool, .. } = &mut *self.working();
+        sequence.reserve(end, pool, |from, to| self.model.copy_page(state, from, to))
+    }
+
+    /// How the KV pages are used at this moment.
+    pub fn page_use(&self) -> PageUse {
+        self.with_pool(|pool| pool.count())
     }
 
     /// Runs `change` on the page pool.
@@ -328,24 +390,8 @@ impl Engine {
         change(&mut self.working().pool)
     }
 
-    fn next_chunk(&self, sequence: &Sequence) -> (usize, usize) {
-        let start = sequence.computed();
-        (start, sequence.tokens().len().min(start + self.shape.max_tokens))
-    }
-
-    fn fill_batch(
-        &self,
-        working: &mut Working,
-        sequence: &mut Sequence,
-        start: usize,
-        end: usize,
-        logits: usize,
-    ) -> Result<(), InferenceError> {
-        let Working { state, pool, batch } = working;
-        sequence.reserve(end, pool, |from, to| self.model.copy_page(state, from, to))?;
-        batch.clear();
-        batch.push(start, &sequence.tokens()[start..end], sequence.pages(), logits);
-        Ok(())
+    fn next_chunk(&self, sequence: &Sequence) -> usize {
+        sequence.tokens().len().min(sequence.computed() + self.shape.max_tokens)
     }
 
     /// A panic in another thread leaves nothing half-done that is used again: positions count as computed only after

@@ -37,6 +37,17 @@ pub enum InferenceError {
         /// Positions they hold.
         positions: usize,
     },
+    /// The scheduler's queue is full.
+    #[error("busy: {waiting} requests are waiting already; try again in {retry_after:?}")]
+    Busy {
+        /// Requests in the queue.
+        waiting: usize,
+        /// A guess of when there will be room.
+        retry_after: std::time::Duration,
+    },
+    /// The scheduler takes no more requests, or ended before this one was answered.
+    #[error("the scheduler has stopped: no more requests are answered")]
+    Stopped,
     /// A request option is outside its range.
     #[error("{option}: {reason}")]
     Option {

@@ -1,7 +1,7 @@
 //! What a request is: an [`Engine`] turns a [`GenerateRequest`] into a stream of [`TokenEvent`]s.
 //!
 //! An engine holds a model, its tokenizer and a pool of KV pages. A [`Session`] is a sequence whose past stays cached; a
-//! [`Generation`] is one answer, an iterator. Requests run on the CPU backend; the [`sampler`] needs none.
+//! [`Generation`] is one answer, an iterator. A [`Scheduler`] answers many requests at once. Requests run on the CPU backend; the [`sampler`] needs none.
 
 #![forbid(unsafe_code)]
 
@@ -9,19 +9,25 @@ mod error;
 mod request;
 pub mod sampler;
 
+mod answer;
 mod bench;
 mod engine;
 mod evaluation;
 mod fingerprint;
+mod metrics;
 mod pages;
 mod perplexity;
+mod scheduler;
 mod sequence;
 mod session;
 mod stop;
 
 pub use bench::{BenchReport, BenchSpec, Spread, peak_memory};
 pub use engine::{Engine, EngineOptions};
+pub use metrics::{Histogram, Metrics};
+pub use pages::PageUse;
 pub use perplexity::{Perplexity, Windows};
+pub use scheduler::{Scheduler, Update, Updates};
 pub use session::{Generation, Session};
 
 pub use error::InferenceError;

@@ -27,6 +27,19 @@ struct Page {
     touched: u64,
 }
 
+/// How many KV pages are used for what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageUse {
+    /// Held by sequences.
+    pub held: usize,
+    /// Held by nobody, but with a prefix that a later prompt can reuse.
+    pub cached: usize,
+    /// Empty.
+    pub free: usize,
+    /// Neither of these: always 0, or there is a bug.
+    pub lost: usize,
+}
+
 /// Page numbers `0..pages`, counted references, and full pages findable by their prefix. Pages without users keep their
 /// content until the space is needed. Allocates only when made.
 #[derive(Debug)]
@@ -53,6 +66,34 @@ impl PagePool {
     /// Pages in all.
     pub(crate) fn len(&self) -> usize {
         self.pages.len()
+    }
+
+    /// Counts the pages by use, each by what the book-keeping says about it.
+    pub(crate) fn count(&self) -> PageUse {
+        let mut listed = vec![false; self.pages.len()];
+        self.free.iter().for_each(|&id| listed[id as usize] = true);
+        let mut count = PageUse::default();
+        for ((page, id), listed) in self.pages.iter().zip(0u32..).zip(listed) {
+            let findable = page.prefix.is_some_and(|prefix| self.cached.get(&prefix) == Some(&id));
+            let kind = match (page.users, findable, listed) {
+                (1.., findable, false) if findable == page.prefix.is_some() => &mut count.held,
+                (0, true, false) => &mut count.cached,
+                (0, false, true) if page.prefix.is_none() => &mut count.free,
+                _ => &mut count.lost,
+            };
+            *kind += 1;
+        }
+        count
+    }
+
+    /// Pages that [`take`](Self::take) can give.
+    pub(crate) fn available(&self) -> usize {
+        self.pages.iter().filter(|page| page.users == 0).count()
+    }
+
+    /// Pages that hold nothing.
+    pub(crate) fn free(&self) -> usize {
+        self.free.len()
     }
 
     /// Takes a page for writing: a free one, or the one unused for longest. `None` when sequences hold them all.

@@ -198,7 +198,7 @@ fn check_finite(logits: &[f32]) -> Result<(), InferenceError> {
 }
 
 /// Refuses values outside their range.
-fn check(vocab: usize, s: &Sampling) -> Result<(), InferenceError> {
+pub(crate) fn check(vocab: usize, s: &Sampling) -> Result<(), InferenceError> {
     let range = |option: &'static str, value: f32, ok: bool, expected: &str| match ok && !value.is_nan() {
         true => Ok(()),
         false => Err(InferenceError::Option { option, reason: format!("{value} is not {expected}") }),

@@ -72,6 +72,18 @@ impl Sequence {
         self.keep_computed(computed, pool);
     }
 
+    /// Gives up all pages and keeps the tokens.
+    pub(crate) fn suspend(&mut self, pool: &mut PagePool) {
+        self.keep_computed(0, pool);
+    }
+
+    /// Takes up its tokens again, from pages in the pool as far as these go.
+    pub(crate) fn restore(&mut self, pool: &mut PagePool) {
+        let tokens = std::mem::take(&mut self.tokens);
+        debug_assert_eq!(self.computed, 0, "suspended before");
+        self.replace(&tokens, pool);
+    }
+
     /// Forgets keys and values from position `len` on. The last page goes first, so that a chain of cached pages is
     /// reused from its end.
     fn keep_computed(&mut self, len: usize, pool: &mut PagePool) {

@@ -1,0 +1,173 @@
+//! One answer in the making: from logits to tokens, text and the reason to end. Sessions and the scheduler both drive it.
+
+use crate::sampler::{self, Sampler, logprobs};
+use crate::sequence::Sequence;
+use crate::stop::StopTexts;
+use crate::{Engine, FinishReason, GenerateRequest, InferenceError, REPEAT_LIMIT, TokenEvent, TokenLogprob, Usage};
+use bitnet_kernels::Top;
+use bitnet_models::DecodeStream;
+use std::ops::Range;
+use std::time::Instant;
+
+/// More alternatives than this are not reported.
+const MAX_LOGPROBS: usize = 100;
+
+/// Checks a request and gives the tokens of its prompt, with room for an answer in `context` positions.
+pub(crate) fn prompt(engine: &Engine, request: &GenerateRequest, context: usize) -> Result<Vec<u32>, InferenceError> {
+    let refuse = |option, reason: String| Err(InferenceError::Option { option, reason });
+    let config = engine.model().config();
+    if config.pooling.is_some() {
+        return refuse("model", "is an embedding model: it gives vectors, not text".into());
+    }
+    if let Some(n) = request.logprobs.filter(|&n| n > MAX_LOGPROBS) {
+        return refuse("logprobs", format!("{n} is more than {MAX_LOGPROBS}"));
+    }
+    if request.stop.iter().any(String::is_empty) {
+        return refuse("stop", "an empty text stops everywhere".into());
+    }
+    if !request.stop.is_empty() {
+        engine.require_tokenizer()?; // stop texts are looked for in text
+    }
+    if let Some(keep) = request.slide.filter(|&keep| keep + 2 > context) {
+        return refuse("slide", format!("keeping {keep} tokens leaves nothing to slide in a context of {context}"));
+    }
+    sampler::check(config.vocab, &request.sampling)?;
+    let mut ids = engine.prompt_ids(request)?;
+    engine.check_ids(&ids, usize::MAX)?;
+    // one position must be left for an answer
+    while let Some(keep) = request.slide
+        && ids.len() >= context
+    {
+        ids.drain(dropped(ids.len(), keep));
+    }
+    if ids.len() >= context {
+        return Err(InferenceError::ContextFull { tokens: ids.len() + 1, context });
+    }
+    Ok(ids)
+}
+
+/// Tokens to forget when `len` tokens are too many: the older half of those after the first `keep`.
+fn dropped(len: usize, keep: usize) -> Range<usize> {
+    keep..keep + (len - keep).div_ceil(2)
+}
+
+/// What a request has come to so far.
+pub(crate) struct Answer<'e> {
+    /// Counts and times so far; who drives the answer keeps the times.
+    pub(crate) usage: Usage,
+    sampler: Sampler,
+    decoder: Option<DecodeStream<'e>>,
+    stop: StopTexts,
+    stop_ids: &'e [u32],
+    max_tokens: usize,
+    context: usize,
+    slide: Option<usize>,
+    logprobs: Option<usize>,
+    /// The last token and how often it came in a row.
+    repeats: (u32, usize),
+    finish: Option<FinishReason>,
+    begin: Instant,
+}
+
+impl<'e> Answer<'e> {
+    /// The empty answer to a request that [`prompt`] has found good, `ids` being its prompt.
+    pub(crate) fn new(
+        engine: &'e Engine,
+        request: &GenerateRequest,
+        ids: &[u32],
+        context: usize,
+        begin: Instant,
+    ) -> Result<Self, InferenceError> {
+        let mut decoder = engine.tokenizer().map(|tokenizer| tokenizer.stream());
+        if let Some(decoder) = &mut decoder {
+            // the decoder must know that the text goes on: word borders depend on it
+            for &id in ids {
+                decoder.push(id);
+            }
+        }
+        Ok(Answer {
+            usage: Usage { prompt_tokens: ids.len(), ..Usage::default() },
+            sampler: Sampler::new(engine.model().config().vocab, &request.sampling)?,
+            decoder,
+            stop: StopTexts::new(&request.stop),
+            stop_ids: engine.tokenizer().filter(|_| request.stop_at_eos).map_or(&[][..], |t| t.stop_ids()),
+            max_tokens: request.max_tokens,
+            context,
+            slide: request.slide,
+            logprobs: request.logprobs,
+            repeats: (u32::MAX, 0),
+            finish: (request.max_tokens == 0).then_some(FinishReason::Length),
+            begin,
+        })
+    }
+
+    /// Why it ended; `None` while it goes on.
+    pub(crate) fn finish(&self) -> Option<FinishReason> {
+        self.finish
+    }
+
+    /// The tokens to forget before the next one, when there are `len` and the context is full.
+    pub(crate) fn slides(&self, len: usize) -> Option<Range<usize>> {
+        self.slide.filter(|_| len >= self.context).map(|keep| dropped(len, keep))
+    }
+
+    /// The logits that [`choose`](Self::choose) needs after `history`; `None`: all.
+    pub(crate) fn wanted(&mut self, history: &[u32]) -> Option<Top<'_>> {
+        match self.logprobs {
+            Some(_) => None, // log-probabilities need the sum over the vocabulary
+            None => self.sampler.wanted(history),
+        }
+    }
+
+    /// Chooses the next token and appends it to the sequence. Allocates nothing.
+    pub(crate) fn choose(
+        &mut self,
+        logits: &[f32],
+        complete: bool,
+        sequence: &mut Sequence,
+    ) -> Result<u32, InferenceError> {
+        let id = self.sampler.sample_computed(logits, complete, sequence.tokens())?;
+        sequence.push(id);
+        self.usage.new_tokens += 1;
+        self.repeats = if self.repeats.0 == id { (id, self.repeats.1 + 1) } else { (id, 1) };
+        self.finish = if self.stop_ids.contains(&id) {
+            Some(FinishReason::EndOfText)
+        } else if self.usage.new_tokens >= self.max_tokens {
+            Some(FinishReason::Length)
+        } else if self.repeats.1 >= REPEAT_LIMIT {
+            Some(FinishReason::Degenerate)
+        } else if self.slide.is_none() && sequence.tokens().len() >= self.context {
+            Some(FinishReason::ContextFull)
+        } else {
+            None
+        };
+        Ok(id)
+    }
+
+    /// What to tell about the token that was just chosen from `logits`; may find a stop text.
+    pub(crate) fn event(&mut self, id: u32, logits: &[f32]) -> TokenEvent {
+        let mut top: Vec<TokenLogprob> = Vec::new();
+        let logprob = self.logprobs.map(|n| logprobs(logits, id, n, &mut top));
+        TokenEvent { id, text: self.text(id), logprob, top, elapsed: self.begin.elapsed() }
+    }
+
+    /// Text that became certain with `id`.
+    fn text(&mut self, id: u32) -> String {
+        let mut text = String::new();
+        let Some(decoder) = &mut self.decoder else { return text };
+        let mut stopped = false;
+        if self.finish != Some(FinishReason::EndOfText) {
+            stopped = self.stop.push(decoder.push(id), &mut text);
+        }
+        if self.finish.is_some() && !stopped {
+            stopped = self.stop.push(decoder.finish(), &mut text);
+            if !stopped {
+                self.stop.finish(&mut text);
+            }
+        }
+        if stopped {
+            self.finish = Some(FinishReason::StopText);
+        }
+        text
+    }
+}

@@ -1,0 +1,483 @@
+//! Continuous batching: many requests, one step at a time.
+//!
+//! One thread owns the steps. Requests come to it through one channel, and every request has a channel of its own on which
+//! its tokens go out. A request joins and leaves between two steps; a step computes the next token of everyone who is
+//! decoding, and a bounded part of the prompts that are still being read. Results do not depend on who shares a step.
+//!
+//! Requests are admitted first come, first served, when the KV pages for their prompts are there. When a decoding request
+//! needs a page and none is left, the youngest request gives up its pages and goes back to the head of the queue; it is
+//! computed again later, to the same tokens. The oldest request never gives way and fits into the pool alone, so there is
+//! always one that gets on.
+
+use crate::answer::{self, Answer};
+use crate::engine::Run;
+use crate::sequence::Sequence;
+use crate::{Engine, FinishReason, GenerateRequest, InferenceError, Metrics, TokenEvent, Usage};
+use bitnet_kernels::{PAGE_LEN, Wanted};
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc as updates;
+
+/// While somebody decodes, prompts get this fraction of a chunk per step: it bounds how much later their tokens come.
+const SHARE_WHILE_DECODING: usize = 4;
+
+/// What a request hears.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Update {
+    /// The next token.
+    Token(TokenEvent),
+    /// The last update.
+    Finished(FinishReason, Usage),
+}
+
+type Sender = updates::Sender<Result<Update, InferenceError>>;
+
+/// The updates of one request. As an iterator it blocks, and must not be used inside an asynchronous task; there, use
+/// [`poll`](Self::poll). Dropping it cancels the request.
+#[derive(Debug)]
+pub struct Updates {
+    receiver: updates::Receiver<Result<Update, InferenceError>>,
+    prompt_tokens: usize,
+    ended: bool,
+}
+
+impl Updates {
+    /// Tokens of the prompt.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+
+    /// The next update, when it is there; `None` after the last one.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Update, InferenceError>>> {
+        match self.ended {
+            true => Poll::Ready(None),
+            false => self.receiver.poll_recv(context).map(|update| self.note(update)),
+        }
+    }
+
+    /// Nothing follows an error or the end; a channel that closes before is an error.
+    fn note(&mut self, update: Option<Result<Update, InferenceError>>) -> Option<Result<Update, InferenceError>> {
+        let update = update.unwrap_or(Err(InferenceError::Stopped));
+        self.ended = !matches!(update, Ok(Update::Token(_)));
+        Some(update)
+    }
+}
+
+impl Iterator for Updates {
+    type Item = Result<Update, InferenceError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let update = self.receiver.blocking_recv();
+        self.note(update)
+    }
+}
+
+/// Answers requests of many clients at once, on an engine that was opened for several sequences
+/// ([`EngineOptions::sequences`](crate::EngineOptions::sequences)). Dropping it answers what was accepted, then ends.
+pub struct Scheduler {
+    engine: Arc<Engine>,
+    inbox: Mutex<Option<mpsc::Sender<Job>>>,
+    metrics: Arc<Metrics>,
+    queue: usize,
+    context: usize,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A request on its way to the thread.
+struct Job {
+    request: GenerateRequest,
+    ids: Vec<u32>,
+    updates: Sender,
+    begin: Instant,
+}
+
+impl Scheduler {
+    /// Starts the thread. At most `queue` requests wait; more are refused.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn start(engine: Arc<Engine>, queue: usize) -> Result<Self, InferenceError> {
+        let pages = engine.shape().kv_pages;
+        // a request must fit alone, with one page to copy a shared one to
+        let context = engine.context().min(pages.saturating_sub(1) * PAGE_LEN);
+        let metrics = Arc::new(Metrics::new(pages));
+        let (inbox, jobs) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("bitnet-scheduler".into()).spawn({
+            let (engine, metrics) = (Arc::clone(&engine), Arc::clone(&metrics));
+            move || Steps::new(&engine, &metrics, context).run(&jobs)
+        });
+        let refused = |error: std::io::Error| InferenceError::Option { option: "threads", reason: error.to_string() };
+        let thread = Some(thread.map_err(refused)?);
+        Ok(Scheduler { engine, inbox: Mutex::new(Some(inbox)), metrics, queue, context, thread })
+    }
+
+    /// Puts a request into the queue. Text is tokenised here, on the caller's thread.
+    ///
+    /// # Errors
+    /// [`InferenceError::Busy`] when the queue is full, [`InferenceError::Stopped`] after [`close`](Self::close), and at
+    /// once what is wrong with the request: options outside their range, a prompt that does not fit.
+    pub fn submit(&self, request: GenerateRequest) -> Result<Updates, InferenceError> {
+        let begin = Instant::now();
+        if request.slide.is_some() {
+            let reason = "a sliding context needs a session of its own".into();
+            return Err(InferenceError::Option { option: "slide", reason });
+        }
+        let ids = answer::prompt(&self.engine, &request, self.context)?;
+        let prompt_tokens = ids.len();
+        let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let inbox = inbox.as_ref().ok_or(InferenceError::Stopped)?;
+        let room = |waiting: usize| (waiting < self.queue).then_some(waiting + 1);
+        if let Err(waiting) = self.metrics.waiting.fetch_update(Relaxed, Relaxed, room) {
+            self.metrics.refused.fetch_add(1, Relaxed);
+            return Err(InferenceError::Busy { waiting, retry_after: self.retry_after() });
+        }
+        // room for every token: a slow reader stops nobody, and holds no more than its own answer
+        let (updates, receiver) = updates::channel(request.max_tokens.min(self.context) + 1);
+        let job = Job { request, ids, updates, begin };
+        inbox.send(job).map_err(|_| InferenceError::Stopped)?;
+        Ok(Updates { receiver, prompt_tokens, ended: false })
+    }
+
+    /// Takes no more requests. Those accepted are answered.
+    pub fn close(&self) {
+        *self.inbox.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// What it has done so far.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The engine that it runs on.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Positions that prompt and answer of one request have.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// False when its thread is gone.
+    pub fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// One place in the queue becomes free per request: as long as requests took so far, on average.
+    fn retry_after(&self) -> Duration {
+        let done = self.metrics.finished.load(Relaxed).max(1);
+        Duration::from_secs_f64((self.metrics.step_seconds.sum() / done as f64).ceil().clamp(1.0, 60.0))
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        self.close();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // its panic was reported already
+        }
+    }
+}
+
+/// A request inside the thread. It holds pages while it is active.
+struct Request<'e> {
+    sequence: Sequence,
+    answer: Answer<'e>,
+    updates: Sender,
+    begin: Instant,
+    /// Since it was first admitted.
+    admitted: Option<Instant>,
+    /// The last token.
+    last: Option<Instant>,
+    /// How far the next step gets.
+    end: usize,
+    /// To be removed after the step.
+    done: bool,
+}
+
+impl Request<'_> {
+    /// Tokens not computed yet.
+    fn missing(&self) -> usize {
+        self.sequence.tokens().len() - self.sequence.computed()
+    }
+
+    /// Pages that its tokens still need, and one for what comes next: growth, or the copy of a shared page.
+    fn lacking(&self) -> usize {
+        self.sequence.tokens().len().div_ceil(PAGE_LEN).saturating_sub(self.sequence.pages().len()) + 1
+    }
+
+    fn send(&mut self, update: Result<Update, InferenceError>) {
+        self.done |= !matches!(update, Ok(Update::Token(_)));
+        // room for all updates was made: only a closed channel can refuse, and that request is over
+        self.done |= self.updates.try_send(update).is_err();
+    }
+}
+
+/// The thread's state.
+struct Steps<'e> {
+    engine: &'e Engine,
+    metrics: &'e Metrics,
+    context: usize,
+    /// Sequences per step.
+    sequences: usize,
+    /// Prompt tokens per step.
+    chunk: usize,
+    waiting: VecDeque<Request<'e>>,
+    /// Oldest first.
+    active: Vec<Request<'e>>,
+    /// `[sequences, vocab]`.
+    logits: Vec<f32>,
+}
+
+impl<'e> Steps<'e> {
+    fn new(engine: &'e Engine, metrics: &'e Metrics, context: usize) -> Self {
+        let shape = engine.shape();
+        Steps {
+            engine,
+            metrics,
+            context,
+            sequences: shape.max_logits,
+            chunk: shape.max_tokens + 1 - shape.max_logits,
+            waiting: VecDeque::new(),
+            active: Vec::with_capacity(shape.max_logits),
+            logits: vec![0.0; shape.max_logits * engine.model().config().vocab],
+        }
+    }
+
+    /// Until the scheduler is closed and everything is answered.
+    fn run(mut self, jobs: &mpsc::Receiver<Job>) {
+        loop {
+            if self.active.is_empty() && self.waiting.is_empty() {
+                match jobs.recv() {
+                    Ok(job) => self.accept(job),
+                    Err(mpsc::RecvError) => return,
+                }
+            }
+            jobs.try_iter().for_each(|job| self.accept(job));
+            self.drop_cancelled();
+            self.admit();
+            self.plan();
+            self.reserve();
+            self.step();
+            self.remove_done();
+        }
+    }
+
+    fn accept(&mut self, job: Job) {
+        let Job { request, ids, updates, begin } = job;
+        let mut answer = match Answer::new(self.engine, &request, &ids, self.context, begin) {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.metrics.waiting.fetch_sub(1, Relaxed);
+                self.metrics.failed.fetch_add(1, Relaxed);
+                let _ = updates.try_send(Err(error)); // nobody may be left to hear it
+                return;
+            }
+        };
+        if let Some(finish) = answer.finish() {
+            self.metrics.waiting.fetch_sub(1, Relaxed);
+            self.metrics.finished.fetch_add(1, Relaxed);
+            let _ = updates.try_send(Ok(Update::Finished(finish, std::mem::take(&mut answer.usage))));
+            return;
+        }
+        let mut sequence = Sequence::new(ids.len());
+        ids.into_iter().for_each(|id| sequence.push(id));
+        self.waiting.push_back(Request {
+            sequence,
+            answer,
+            updates,
+            begin,
+            admitted: None,
+            last: None,
+            end: 0,
+            done: false,
+        });
+    }
+
+    fn drop_cancelled(&mut self) {
+        let before = self.waiting.len();
+        self.waiting.retain(|request| !request.updates.is_closed());
+        let gone = before - self.waiting.len();
+        self.metrics.waiting.fetch_sub(gone, Relaxed);
+        self.metrics.cancelled.fetch_add(gone as u64, Relaxed);
+        for request in self.active.iter_mut().filter(|request| request.updates.is_closed()) {
+            request.done = true;
+            self.metrics.cancelled.fetch_add(1, Relaxed);
+        }
+        self.remove_done();
+    }
+
+    /// Lets requests in from the head of the queue while there are pages for all of their tokens.
+    fn admit(&mut self) {
+        while self.active.len() < self.sequences
+            && let Some(request) = self.waiting.front_mut()
+        {
+            let active = &self.active;
+            let fits = self.engine.with_pool(|pool| {
+                request.sequence.restore(pool);
+                let promised: usize = active.iter().map(Request::lacking).sum();
+                let fits = active.is_empty() || promised + request.lacking() <= pool.available();
+                if !fits {
+                    request.sequence.suspend(pool);
+                }
+                fits
+            });
+            let Some(mut request) = self.waiting.pop_front_if(|_| fits) else { break };
+            // in this order, so that at every moment a request is seen in one place at least
+            self.metrics.active.store(self.active.len() + 1, Relaxed);
+            self.metrics.waiting.fetch_sub(1, Relaxed);
+            if request.admitted.is_none() {
+                request.admitted = Some(Instant::now());
+                let usage = &mut request.answer.usage;
+                usage.cached_tokens = request.sequence.computed();
+                self.metrics.prompt_tokens.fetch_add(usage.prompt_tokens as u64, Relaxed);
+                self.metrics.cached_tokens.fetch_add(usage.cached_tokens as u64, Relaxed);
+            }
+            self.active.push(request);
+        }
+    }
+
+    /// Decides how far everyone gets in the next step: one token for those who decode, equal shares of what prompts may
+    /// have for the others, and what a short prompt leaves of its share goes to the longer ones.
+    fn plan(&mut self) {
+        let mut prompts: Vec<&mut Request<'e>> = Vec::new();
+        let mut decoding = false;
+        for request in &mut self.active {
+            request.end = request.sequence.tokens().len();
+            match request.missing() {
+                1 => decoding = true,
+                _ => prompts.push(request),
+            }
+        }
+        let budget = if decoding { self.chunk / SHARE_WHILE_DECODING } else { self.chunk };
+        let mut left = budget.max(prompts.len()); // nobody stands still
+        prompts.sort_by_key(|request| request.missing());
+        let mut sharing = prompts.len();
+        for request in prompts {
+            let share = (left / sharing).min(request.missing());
+            sharing -= 1;
+            request.end = request.sequence.computed() + share;
+            left -= share;
+        }
+    }
+
+    /// Takes the pages of the next step, oldest request first; where they do not suffice, the youngest gives way.
+    fn reserve(&mut self) {
+        let mut next = 0;
+        while let Some(request) = self.active.get_mut(next) {
+            let end = request.end;
+            match self.engine.reserve(&mut request.sequence, end) {
+                Ok(()) => next += 1,
+                // only sessions beside the scheduler can hold the pages
+                Err(error) if self.active.len() == 1 => {
+                    self.active[0].send(Err(error));
+                    self.metrics.failed.fetch_add(1, Relaxed);
+                    self.remove_done();
+                }
+                Err(_) => {
+                    let Some(mut youngest) = self.active.pop() else { return };
+                    self.engine.with_pool(|pool| youngest.sequence.suspend(pool));
+                    self.metrics.waiting.fetch_add(1, Relaxed);
+                    self.metrics.preempted.fetch_add(1, Relaxed);
+                    self.waiting.push_front(youngest);
+                }
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        if self.active.is_empty() {
+            return;
+        }
+        let start = Instant::now();
+        let complete = |request: &Request<'_>| request.end == request.sequence.tokens().len();
+        let choosing: Vec<usize> = (0..self.active.len()).filter(|&i| complete(&self.active[i])).collect();
+        let mut wanted = Some(Vec::with_capacity(choosing.len()));
+        let mut runs = Vec::with_capacity(self.active.len());
+        for Request { sequence, answer, end, .. } in &mut self.active {
+            if *end == sequence.tokens().len() {
+                let top = answer.wanted(sequence.tokens());
+                wanted = wanted.zip(top).map(|(mut tops, top)| {
+                    tops.push(top);
+                    tops
+                });
+            }
+            runs.push(Run { sequence, end: *end });
+        }
+        let wanted = match &wanted {
+            Some(tops) if !tops.is_empty() => Wanted::Top(tops),
+            _ => Wanted::All,
+        };
+        let computed = match self.engine.step_together(&mut runs, wanted, &mut self.logits) {
+            Ok(computed) => computed,
+            Err(error) => {
+                // all pages were reserved; should it happen all the same, one request less gets the others on
+                if let Some(youngest) = self.active.last_mut() {
+                    youngest.send(Err(error));
+                    self.metrics.failed.fetch_add(1, Relaxed);
+                }
+                return;
+            }
+        };
+        self.metrics.batch_size.add(self.active.len() as f64);
+        self.metrics.step_seconds.add(start.elapsed().as_secs_f64());
+        let vocab = self.engine.model().config().vocab;
+        for (i, logits) in choosing.into_iter().zip(self.logits.chunks_exact(vocab)) {
+            token(&mut self.active[i], logits, computed.complete, self.metrics);
+        }
+    }
+
+    /// Gives back the pages of those who are done.
+    fn remove_done(&mut self) {
+        let Steps { engine, metrics, active, .. } = self;
+        engine.with_pool(|pool| {
+            active.retain_mut(|request| {
+                if request.done {
+                    request.sequence.suspend(pool);
+                }
+                !request.done
+            });
+            metrics.pages_held.store(pool.len() - pool.available(), Relaxed);
+            metrics.pages_cached.store(pool.available() - pool.free(), Relaxed);
+        });
+        metrics.active.store(active.len(), Relaxed);
+    }
+}
+
+/// Chooses the next token of a request and tells it.
+fn token(request: &mut Request<'_>, logits: &[f32], complete: bool, metrics: &Metrics) {
+    let Request { answer, sequence, .. } = request;
+    let id = match answer.choose(logits, complete, sequence) {
+        Ok(id) => id,
+        Err(error) => {
+            metrics.failed.fetch_add(1, Relaxed);
+            return request.send(Err(error));
+        }
+    };
+    let event = answer.event(id, logits);
+    let now = Instant::now();
+    match request.last.replace(now) {
+        Some(last) => metrics.token_gap_seconds.add((now - last).as_secs_f64()),
+        None => {
+            metrics.first_token_seconds.add((now - request.begin).as_secs_f64());
+            answer.usage.prompt_time = now - request.admitted.unwrap_or(request.begin);
+        }
+    }
+    metrics.new_tokens.fetch_add(1, Relaxed);
+    answer.usage.decode_time = now - request.admitted.unwrap_or(request.begin) - answer.usage.prompt_time;
+    let finish = answer.finish().map(|finish| Update::Finished(finish, answer.usage.clone()));
+    request.send(Ok(Update::Token(event)));
+    if request.done {
+        metrics.cancelled.fetch_add(1, Relaxed);
+    } else if let Some(finished) = finish {
+        metrics.finished.fetch_add(1, Relaxed);
+        request.send(Ok(finished));
+    }
+}

@@ -1,0 +1,221 @@
+//! Many requests at once: the tokens and log-probabilities are those of a request alone, bit for bit; nobody waits for
+//! ever; no page is lost.
+
+mod tiny;
+
+use bitnet_inference::sampler::Random;
+use bitnet_inference::{
+    Engine, EngineOptions, FinishReason, GenerateRequest, InferenceError, PageUse, Sampling, Scheduler, TokenEvent,
+    Update, Updates,
+};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+use tiny::{TINY, Tiny, events, greedy, prompt, sampled};
+
+fn engine(model: Tiny, sequences: usize, kv_pages: usize, chunk: usize) -> Arc<Engine> {
+    let options = EngineOptions {
+        sequences: Some(sequences),
+        kv_pages: Some(kv_pages),
+        chunk: Some(chunk),
+        threads: Some(2),
+        ..EngineOptions::default()
+    };
+    Arc::new(model.engine(options))
+}
+
+fn without_times(event: TokenEvent) -> TokenEvent {
+    TokenEvent { elapsed: Duration::ZERO, ..event }
+}
+
+/// All events and the reason of the end.
+fn collect(updates: Updates) -> Result<(Vec<TokenEvent>, FinishReason), InferenceError> {
+    let mut events = Vec::new();
+    for update in updates {
+        match update? {
+            Update::Token(event) => events.push(without_times(event)),
+            Update::Finished(reason, usage) => {
+                assert_eq!(usage.new_tokens, events.len());
+                return Ok((events, reason));
+            }
+        }
+    }
+    panic!("an answer without an end")
+}
+
+fn alone(request: &GenerateRequest) -> Vec<TokenEvent> {
+    let engine = TINY.engine(EngineOptions::default());
+    let mut session = engine.session();
+    events(session.generate(request).expect("valid")).into_iter().map(without_times).collect()
+}
+
+/// Requests of all kinds; some share their beginning.
+fn random_requests(count: u32) -> Vec<GenerateRequest> {
+    let mut random = Random::new(7);
+    (0..count)
+        .map(|i| {
+            let length = 1 + (random.bits() % 150) as usize;
+            let new = 1 + (random.bits() % 60) as usize;
+            let mut request = sampled(&prompt(length, i % 3), new, u64::from(i));
+            match i % 4 {
+                0 => request.sampling = Sampling { seed: 1, ..Sampling::default() },
+                1 => request.sampling = Sampling::greedy(),
+                2 => request.logprobs = Some(5),
+                _ => request.sampling.repetition_penalty = 1.2,
+            }
+            request
+        })
+        .collect()
+}
+
+/// All pages are free or cached.
+fn check_idle(scheduler: &Scheduler) {
+    let metrics = scheduler.metrics();
+    // the last update goes out just before its pages come back
+    let start = Instant::now();
+    while metrics.active.load(Relaxed) + metrics.waiting.load(Relaxed) > 0 {
+        assert!(start.elapsed() < Duration::from_secs(10), "still at work");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let pages = scheduler.engine().page_use();
+    assert_eq!(PageUse { cached: 0, free: 0, ..pages }, PageUse::default(), "held or lost pages");
+    assert_eq!(pages.cached + pages.free, metrics.pages);
+}
+
+#[test]
+fn sixteen_requests_together_are_each_as_alone() {
+    let requests = random_requests(16);
+    let scheduler = Scheduler::start(engine(TINY, 16, 128, 32), 16).expect("a thread");
+    let updates: Vec<Updates> = requests.iter().map(|r| scheduler.submit(r.clone()).expect("room")).collect();
+    for (request, updates) in requests.iter().zip(updates) {
+        assert_eq!(collect(updates).expect("an answer").0, alone(request), "{request:?}");
+    }
+    check_idle(&scheduler);
+    let metrics = scheduler.metrics();
+    assert_eq!(metrics.finished.load(Relaxed), 16);
+    let batches = metrics.batch_size.cumulative();
+    assert!(batches[2].1 < batches.last().expect("bounds").1, "steps had more than four sequences: {batches:?}");
+}
+
+#[test]
+fn a_pool_that_is_too_small_for_all_only_delays() {
+    // all are let in with the two pages of their prompts, and each comes to need six of the eight
+    let requests: Vec<_> = (0..6).map(|i| sampled(&prompt(20, i), 150, u64::from(i))).collect();
+    let scheduler = Scheduler::start(engine(TINY, 4, 8, 32), 16).expect("a thread");
+    let updates: Vec<Updates> = requests.iter().map(|r| scheduler.submit(r.clone()).expect("room")).collect();
+    for (request, updates) in requests.iter().zip(updates) {
+        assert_eq!(collect(updates).expect("an answer").0, alone(request), "{request:?}");
+    }
+    assert!(scheduler.metrics().preempted.load(Relaxed) > 0, "nobody had to give way: the test tests nothing");
+    check_idle(&scheduler);
+}
+
+#[test]
+fn a_dropped_receiver_frees_its_pages() {
+    let scheduler = Scheduler::start(engine(TINY, 2, 40, 32), 8).expect("a thread");
+    let mut running = scheduler.submit(sampled(&prompt(20, 0), 490, 1)).expect("room");
+    let other = scheduler.submit(sampled(&prompt(20, 1), 490, 2)).expect("room");
+    let waiting = scheduler.submit(sampled(&prompt(20, 2), 490, 3)).expect("room");
+    assert!(matches!(running.next(), Some(Ok(Update::Token(_)))));
+    drop((running, other, waiting));
+    check_idle(&scheduler);
+    let metrics = scheduler.metrics();
+    assert_eq!(metrics.cancelled.load(Relaxed), 3);
+    assert!(metrics.new_tokens.load(Relaxed) < 600, "it went on without listeners");
+}
+
+#[test]
+fn a_full_queue_is_busy_and_wrong_requests_are_refused_at_once() {
+    let scheduler = Scheduler::start(engine(TINY, 1, 17, 32), 2).expect("a thread");
+    let mut first = scheduler.submit(sampled(&prompt(5, 0), 400, 1)).expect("room");
+    assert!(first.next().is_some(), "it is active and waits no more");
+    let queued = [scheduler.submit(greedy(&prompt(5, 0), 1)), scheduler.submit(greedy(&prompt(5, 0), 1))];
+    let busy = scheduler.submit(greedy(&prompt(5, 0), 1)).expect_err("full");
+    assert!(matches!(busy, InferenceError::Busy { waiting: 2, retry_after } if !retry_after.is_zero()), "{busy}");
+    assert_eq!(scheduler.metrics().refused.load(Relaxed), 1);
+
+    let long = scheduler.submit(greedy(&prompt(512, 0), 1)).expect_err("too long");
+    assert!(matches!(long, InferenceError::ContextFull { tokens: 513, context: 512 }), "{long}");
+    let hot = Sampling { temperature: f32::NAN, ..Sampling::default() };
+    let wrong = scheduler.submit(GenerateRequest { sampling: hot, ..greedy(&prompt(5, 0), 1) }).expect_err("NaN");
+    assert!(matches!(wrong, InferenceError::Option { option: "temperature", .. }), "{wrong}");
+    let sliding = GenerateRequest { slide: Some(4), ..greedy(&prompt(5, 0), 1) };
+    assert!(matches!(scheduler.submit(sliding), Err(InferenceError::Option { option: "slide", .. })));
+    drop(first);
+    for updates in queued {
+        assert_eq!(collect(updates.expect("room")).expect("an answer").1, FinishReason::Length);
+    }
+    check_idle(&scheduler);
+}
+
+#[test]
+fn a_small_pool_bounds_the_length_of_a_request() {
+    let scheduler = Scheduler::start(engine(TINY, 2, 3, 32), 4).expect("a thread");
+    assert_eq!(scheduler.context(), 64);
+    let (events, reason) =
+        collect(scheduler.submit(sampled(&prompt(60, 0), 100, 1)).expect("room")).expect("an answer");
+    assert_eq!((events.len(), reason), (4, FinishReason::ContextFull));
+    assert!(matches!(scheduler.submit(greedy(&prompt(64, 0), 1)), Err(InferenceError::ContextFull { .. })));
+    check_idle(&scheduler);
+}
+
+#[test]
+fn an_error_of_one_request_leaves_the_others_alone() {
+    let scheduler = Scheduler::start(engine(TINY, 4, 64, 32), 8).expect("a thread");
+    let good = sampled(&prompt(40, 0), 30, 3);
+    // every token is banned: nothing can be chosen
+    let banned = (0..tiny::VOCAB as u32).map(|id| (id, f32::NEG_INFINITY)).collect();
+    let bad = GenerateRequest { sampling: Sampling { logit_bias: banned, ..Sampling::default() }, ..good.clone() };
+    let updates: Vec<Updates> =
+        [&good, &bad, &good].map(|r| scheduler.submit(r.clone()).expect("room")).into_iter().collect();
+    let results: Vec<_> = updates.into_iter().map(collect).collect();
+    let expected = alone(&good);
+    assert_eq!(results[0].as_ref().expect("an answer").0, expected);
+    assert!(matches!(results[1], Err(InferenceError::Option { .. })));
+    assert_eq!(results[2].as_ref().expect("an answer").0, expected);
+    check_idle(&scheduler);
+}
+
+#[test]
+fn a_long_prompt_does_not_stall_others() {
+    let scheduler = Scheduler::start(engine(TINY, 4, 64, 8), 8).expect("a thread");
+    let mut decoding = scheduler.submit(sampled(&prompt(4, 1), 300, 1)).expect("room");
+    assert!(decoding.next().is_some());
+    let long = scheduler.submit(greedy(&prompt(500, 0), 1)).expect("room");
+    let short = scheduler.submit(greedy(&prompt(4, 2), 1)).expect("room");
+    let begin = Instant::now();
+    collect(short).expect("an answer");
+    let short = begin.elapsed();
+    collect(long).expect("an answer");
+    assert!(
+        short < begin.elapsed() / 2,
+        "the short prompt waited for the long one: {short:?} of {:?}",
+        begin.elapsed()
+    );
+    drop(decoding);
+    check_idle(&scheduler);
+}
+
+#[test]
+fn a_prompt_is_found_in_the_pages_of_an_earlier_request() {
+    let scheduler = Scheduler::start(engine(TINY, 4, 64, 32), 8).expect("a thread");
+    for cached in [0, 96] {
+        let last = scheduler.submit(greedy(&prompt(100, 0), 3)).expect("room").last();
+        let Some(Ok(Update::Finished(_, usage))) = last else { panic!("{last:?}") };
+        assert_eq!((usage.prompt_tokens, usage.cached_tokens), (100, cached));
+    }
+    assert_eq!(scheduler.metrics().cached_tokens.load(Relaxed), 96);
+}
+
+#[test]
+fn closing_answers_what_was_accepted() {
+    let scheduler = Scheduler::start(engine(TINY, 2, 64, 32), 8).expect("a thread");
+    let requests = random_requests(6);
+    let updates: Vec<Updates> = requests.iter().map(|r| scheduler.submit(r.clone()).expect("room")).collect();
+    scheduler.close();
+    assert!(matches!(scheduler.submit(requests[0].clone()), Err(InferenceError::Stopped)));
+    drop(scheduler);
+    for (request, updates) in requests.iter().zip(updates) {
+        assert_eq!(collect(updates).expect("an answer").0, alone(request));
+    }
+}
