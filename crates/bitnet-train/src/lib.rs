@@ -2,7 +2,7 @@
 //!
 //! The forward pass computes with ternary weights (absmean) and int8 activations (absmax), exactly those that the engine
 //! computes with; gradients pass both roundings unchanged and reach float master weights, which the optimiser moves.
-//! What comes out is a Hugging Face directory that [`bitnet_models`] reads like any other checkpoint.
+//! What comes out is a Hugging Face directory that `bitnet-models` reads like any other checkpoint.
 //!
 //! ```text
 //! text ──► corpus ──► tokens ──► network ──► loss ──► adamw ──► checkpoint ──► export
