@@ -1,9 +1,10 @@
 //! Speed of an engine, and how near it comes to what memory allows.
 
+use crate::engine::Run;
 use crate::sampler::{Random, Sampler};
 use crate::sequence::Sequence;
-use crate::{Engine, InferenceError, Sampling};
-use bitnet_kernels::Computed;
+use crate::{Engine, EngineOptions, InferenceError, Sampling};
+use bitnet_kernels::{PAGE_LEN, Wanted};
 use std::time::Instant;
 
 /// What to measure.
@@ -15,6 +16,52 @@ pub struct BenchSpec {
     pub new: usize,
     /// Repetitions, after one that is not counted.
     pub reps: usize,
+    /// Sequences that decode together. Their prompts are read one after the other.
+    pub batch: usize,
+    /// Tokens that every sequence has in the cache before its prompt.
+    pub depth: usize,
+}
+
+impl Default for BenchSpec {
+    fn default() -> Self {
+        BenchSpec { prompt: 128, new: 64, reps: 5, batch: 1, depth: 0 }
+    }
+}
+
+impl BenchSpec {
+    /// Positions of a sequence.
+    pub fn positions(self) -> usize {
+        self.depth.saturating_add(self.prompt).saturating_add(self.new)
+    }
+
+    /// The options with as much room as this measurement needs.
+    pub fn room(self, options: EngineOptions) -> EngineOptions {
+        let pages = self.batch.saturating_mul(self.positions().div_ceil(PAGE_LEN));
+        EngineOptions {
+            context: Some(self.positions()),
+            sequences: Some(self.batch),
+            kv_pages: Some(pages.saturating_add(1)), // one to copy a shared page to
+            ..options
+        }
+    }
+
+    fn check(self, engine: &Engine) -> Result<(), InferenceError> {
+        let BenchSpec { prompt, new, reps, batch, .. } = self;
+        let counts = [("prompt", prompt), ("new tokens", new), ("repetitions", reps), ("batch", batch)];
+        if let Some((option, _)) = counts.into_iter().find(|&(_, count)| count == 0) {
+            return Err(InferenceError::Option { option, reason: "must be at least 1".into() });
+        }
+        let (tokens, context) = (self.positions(), engine.context());
+        if tokens > context {
+            return Err(InferenceError::ContextFull { tokens, context });
+        }
+        let most = engine.shape().max_logits;
+        if batch > most {
+            let reason = format!("{batch} sequences are more than the {most} that the engine was opened for");
+            return Err(InferenceError::Option { option: "batch", reason });
+        }
+        Ok(())
+    }
 }
 
 /// Repeated measurements.
@@ -52,22 +99,29 @@ pub struct BenchReport {
     pub threads: usize,
     /// Instruction-set tier used.
     pub isa: String,
-    /// Tokens of the prompt.
+    /// Sequences that decoded together.
+    pub batch: usize,
+    /// Tokens that were cached before the prompt.
+    pub depth: usize,
+    /// Tokens of the prompt of a sequence.
     pub prompt_tokens: usize,
-    /// Tokens generated, the first one included.
+    /// Tokens generated per sequence, the first one included.
     pub decode_tokens: usize,
     /// Prompt tokens per second.
     pub prompt_speed: Spread,
-    /// Generated tokens per second, each after the first.
+    /// Generated tokens per second of all sequences together, each after its first.
     pub decode_speed: Spread,
-    /// Seconds from an opened model to the first token.
+    /// Seconds from the beginning of a prompt to its first token.
     pub first_token: Spread,
     /// Seconds to open the model.
     pub load: f64,
     /// Largest resident memory of the process so far, in bytes; see [`peak_memory`].
     pub peak_memory: Option<u64>,
-    /// Bytes of weights read for one generated token, on average: the output head is not always read as a whole.
+    /// Bytes read for one generated token, on average: weights (the output head not always as a whole; sequences that decode
+    /// together share them) and cached keys and values.
     pub bytes_per_token: u64,
+    /// Keys and values among them.
+    pub kv_bytes_per_token: u64,
     /// Bytes per second that the same number of threads can read from memory.
     pub read_bandwidth: f64,
     /// `read_bandwidth / bytes_per_token`: tokens per second that no engine can exceed.
@@ -82,6 +136,8 @@ impl BenchReport {
         serde_json::json!({
             "threads": self.threads,
             "isa": self.isa,
+            "batch": self.batch,
+            "depth": self.depth,
             "prompt_tokens": self.prompt_tokens,
             "decode_tokens": self.decode_tokens,
             "prompt_tokens_per_second": self.prompt_speed.mean,
@@ -93,6 +149,7 @@ impl BenchReport {
             "load_seconds": self.load,
             "peak_resident_bytes": self.peak_memory,
             "bytes_per_decoded_token": self.bytes_per_token,
+            "kv_bytes_per_decoded_token": self.kv_bytes_per_token,
             "read_bandwidth_bytes_per_second": self.read_bandwidth,
             "decode_bound_tokens_per_second": self.decode_bound,
             "decode_bandwidth_fraction": self.decode_fraction,
@@ -102,47 +159,45 @@ impl BenchReport {
 
 impl Engine {
     /// Measures prompt and decode speed with random prompts (no two alike, so nothing comes from the cache) and greedy
-    /// tokens. `progress` hears the repetitions done; when it returns false, those done so far are reported.
+    /// tokens, on an engine that has the [`room`](BenchSpec::room). `progress` hears the repetitions done; when it returns
+    /// false, those done so far are reported.
     ///
     /// # Errors
-    /// Zero tokens or repetitions, more tokens than the context, or what generating fails with.
+    /// Zero tokens, sequences or repetitions, more tokens or sequences than the engine was opened for, or what generating
+    /// fails with.
     pub fn bench(
         &self,
         spec: BenchSpec,
         progress: &mut dyn FnMut(usize) -> bool,
     ) -> Result<BenchReport, InferenceError> {
-        let BenchSpec { prompt, new, reps } = spec;
-        for (option, value) in [("prompt", prompt), ("new tokens", new), ("repetitions", reps)] {
-            if value == 0 {
-                return Err(InferenceError::Option { option, reason: "must be at least 1".into() });
-            }
-        }
-        if prompt.saturating_add(new) > self.context() {
-            let tokens = prompt.saturating_add(new);
-            return Err(InferenceError::ContextFull { tokens, context: self.context() });
-        }
-        let mut random = Random::new(0);
+        spec.check(self)?;
+        let BenchSpec { prompt, new, reps, batch, depth } = spec;
+        let decoded = (batch * (new - 1)) as f64;
+        let mut runners = Runners::new(self, spec)?;
         let (mut prompt_speeds, mut decode_speeds, mut first_tokens) = (Vec::new(), Vec::new(), Vec::new());
         let mut bytes = Vec::new();
         for rep in 0..=reps {
-            let (read, decoded, bytes_read) = self.measure(&mut random, prompt, new)?;
+            let time = runners.measure(spec)?;
             if rep > 0 {
-                prompt_speeds.push(prompt as f64 / read);
-                first_tokens.push(read);
+                prompt_speeds.push((batch * prompt) as f64 / time.prompts);
+                first_tokens.push(time.prompts / batch as f64);
                 if new > 1 {
-                    decode_speeds.push((new - 1) as f64 / decoded);
-                    bytes.push(bytes_read as f64 / (new - 1) as f64);
+                    decode_speeds.push(decoded / time.decode);
+                    bytes.push(time.bytes as f64 / decoded);
                 }
             }
             if !progress(rep) && rep > 0 {
                 break;
             }
         }
+        drop(runners);
         let cpu = self.model().backend();
-        let bytes_per_token = match new {
+        let weight_bytes = match new {
             1 => self.model().bytes_per_token(),
             _ => Spread::of(&bytes).mean as u64,
         };
+        let kv_bytes_per_token = self.kv_bytes(depth + prompt + new / 2);
+        let bytes_per_token = weight_bytes + kv_bytes_per_token;
         let peak_memory = peak_memory(); // before the bandwidth is measured, which takes much memory
         let read_bandwidth = bitnet_kernels::read_bandwidth(cpu.threads());
         let decode_speed = Spread::of(&decode_speeds);
@@ -150,6 +205,8 @@ impl Engine {
         Ok(BenchReport {
             threads: cpu.threads(),
             isa: cpu.isa().to_string(),
+            batch,
+            depth,
             prompt_tokens: prompt,
             decode_tokens: new,
             prompt_speed: Spread::of(&prompt_speeds),
@@ -158,36 +215,124 @@ impl Engine {
             load: self.load_time().as_secs_f64(),
             peak_memory,
             bytes_per_token,
+            kv_bytes_per_token,
             read_bandwidth,
             decode_bound,
             decode_fraction: decode_speed.mean / decode_bound,
         })
     }
 
-    /// Seconds to the first token of a random prompt; and seconds and bytes of weights read for the `new - 1` tokens after it.
-    fn measure(&self, random: &mut Random, prompt: usize, new: usize) -> Result<(f64, f64, u64), InferenceError> {
-        let vocab = self.model().config().vocab;
-        let mut sampler = Sampler::new(vocab, &Sampling::greedy())?;
-        let mut logits = vec![0.0; vocab];
-        let mut sequence = Sequence::new(self.context());
-        (0..prompt).for_each(|_| sequence.push((random.uniform() * vocab as f64) as u32));
-        let mut next = |sequence: &mut Sequence| {
-            let mut computed = Computed { complete: true, bytes: 0 };
-            while sequence.computed() < sequence.tokens().len() {
-                computed = self.step(sequence, sampler.wanted(sequence.tokens()), &mut logits)?;
-            }
-            sequence.push(sampler.sample_computed(&logits, computed.complete, sequence.tokens())?);
-            Ok(computed.bytes)
+    /// Bytes of keys and values that a token at `position` attends to.
+    fn kv_bytes(&self, position: usize) -> u64 {
+        let config = self.model().config();
+        let places = self.shape().kv_pages * PAGE_LEN * config.layers;
+        let attended = |layer: usize| match &config.sliding {
+            Some(sliding) if config.slides(layer) => position.min(sliding.window),
+            _ => position,
         };
+        let attended: usize = (0..config.layers).map(attended).sum();
+        (self.plan().kv as f64 / places as f64 * attended as f64) as u64
+    }
+}
+
+/// Sequences that do the same work again and again.
+struct Runners<'e> {
+    engine: &'e Engine,
+    random: Random,
+    sampler: Sampler,
+    sequences: Vec<Sequence>,
+    /// `[sequences, vocab]`.
+    logits: Vec<f32>,
+}
+
+/// Of one repetition.
+struct Times {
+    /// Seconds for all prompts, with the first token of each.
+    prompts: f64,
+    /// Seconds for the tokens after these.
+    decode: f64,
+    /// Bytes of weights read for the tokens after the first.
+    bytes: u64,
+}
+
+impl<'e> Runners<'e> {
+    /// Sequences with `depth` random tokens in the cache.
+    fn new(engine: &'e Engine, spec: BenchSpec) -> Result<Self, InferenceError> {
+        let vocab = engine.model().config().vocab;
+        let mut runners = Runners {
+            engine,
+            random: Random::new(0),
+            sampler: Sampler::new(vocab, &Sampling::greedy())?,
+            sequences: (0..spec.batch).map(|_| Sequence::new(spec.positions())).collect(),
+            logits: vec![0.0; spec.batch * vocab],
+        };
+        runners.push_random(spec.depth);
+        for i in 0..spec.batch {
+            runners.read(i)?;
+        }
+        Ok(runners)
+    }
+
+    /// Appends random tokens to every sequence.
+    fn push_random(&mut self, tokens: usize) {
+        let vocab = self.engine.model().config().vocab as f64;
+        for sequence in &mut self.sequences {
+            (0..tokens).for_each(|_| sequence.push((self.random.uniform() * vocab) as u32));
+        }
+    }
+
+    /// Computes all that a sequence lacks; its logits stand in the first row then. False when some of them are missing.
+    fn read(&mut self, index: usize) -> Result<bool, InferenceError> {
+        let Runners { engine, sampler, sequences, logits, .. } = self;
+        let sequence = &mut sequences[index];
+        let mut complete = true;
+        while sequence.computed() < sequence.tokens().len() {
+            complete = engine.step(sequence, sampler.wanted(sequence.tokens()), logits)?.complete;
+        }
+        Ok(complete)
+    }
+
+    /// Reads a prompt in every sequence, then decodes with all of them together, and takes both back.
+    fn measure(&mut self, spec: BenchSpec) -> Result<Times, InferenceError> {
+        self.push_random(spec.prompt);
         let start = Instant::now();
-        let result = next(&mut sequence).and_then(|_| {
-            let read = start.elapsed();
-            let start = Instant::now();
-            let bytes = (1..new).try_fold(0, |bytes, _| Ok::<_, InferenceError>(bytes + next(&mut sequence)?))?;
-            Ok((read.as_secs_f64(), start.elapsed().as_secs_f64(), bytes))
-        });
-        self.with_pool(|pool| sequence.truncate(0, pool));
-        result
+        for i in 0..spec.batch {
+            let complete = self.read(i)?;
+            self.choose(i, 0, complete)?;
+        }
+        let prompts = start.elapsed().as_secs_f64();
+        let start = Instant::now();
+        let bytes = (1..spec.new).try_fold(0, |bytes, _| Ok::<_, InferenceError>(bytes + self.step()?))?;
+        let decode = start.elapsed().as_secs_f64();
+        self.engine
+            .with_pool(|pool| self.sequences.iter_mut().for_each(|sequence| sequence.truncate(spec.depth, pool)));
+        Ok(Times { prompts, decode, bytes })
+    }
+
+    /// One more token for every sequence. Returns the bytes of weights read.
+    fn step(&mut self) -> Result<u64, InferenceError> {
+        let Runners { engine, sampler, sequences, logits, .. } = self;
+        let tops = sampler.wanted(&[]).map(|top| vec![top; sequences.len()]); // greedy: the history does not matter
+        let mut runs: Vec<_> =
+            sequences.iter_mut().map(|sequence| Run { end: sequence.tokens().len(), sequence }).collect();
+        let computed = engine.step_together(&mut runs, tops.as_deref().map_or(Wanted::All, Wanted::Top), logits)?;
+        (0..self.sequences.len()).try_for_each(|i| self.choose(i, i, computed.complete))?;
+        Ok(computed.bytes)
+    }
+
+    /// Appends the best token of a row of logits.
+    fn choose(&mut self, index: usize, row: usize, complete: bool) -> Result<(), InferenceError> {
+        let sequence = &mut self.sequences[index];
+        let vocab = self.engine.model().config().vocab;
+        let logits = &self.logits[row * vocab..(row + 1) * vocab];
+        sequence.push(self.sampler.sample_computed(logits, complete, sequence.tokens())?);
+        Ok(())
+    }
+}
+
+impl Drop for Runners<'_> {
+    fn drop(&mut self) {
+        self.engine.with_pool(|pool| self.sequences.iter_mut().for_each(|sequence| sequence.truncate(0, pool)));
     }
 }
 

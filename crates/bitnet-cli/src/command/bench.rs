@@ -22,6 +22,12 @@ pub(crate) struct BenchArgs {
     /// Tokens to generate (at least 2: the first comes with the prompt)
     #[arg(long, short, value_name = "N", value_parser = at_least_two, default_value = "64")]
     new: usize,
+    /// Sequences that decode together; the decode speed is that of all
+    #[arg(long, short, value_name = "N", value_parser = positive, default_value = "1")]
+    batch: usize,
+    /// Tokens in the cache before the prompt
+    #[arg(long, short, value_name = "N", default_value = "0")]
+    depth: usize,
     /// Thread counts to compare [default: RAYON_NUM_THREADS, or all cores]
     #[arg(long, short, value_name = "N,...", value_parser = positive, value_delimiter = ',')]
     threads: Vec<usize>,
@@ -46,12 +52,11 @@ pub(crate) struct BenchArgs {
 pub(crate) fn run(args: &BenchArgs, console: &Console) -> anyhow::Result<()> {
     let counts: Vec<Option<usize>> =
         if args.threads.is_empty() { vec![None] } else { args.threads.iter().copied().map(Some).collect() };
-    let spec = BenchSpec { prompt: args.prompt, new: args.new, reps: args.reps };
+    let spec = BenchSpec { prompt: args.prompt, new: args.new, reps: args.reps, batch: args.batch, depth: args.depth };
     let mut reports: Vec<BenchReport> = Vec::new();
     let silent = Console::new(true);
     for (index, threads) in counts.into_iter().enumerate() {
-        let options = EngineOptions {
-            context: Some(args.prompt.saturating_add(args.new)),
+        let options = spec.room(EngineOptions {
             threads,
             chunk: args.chunk,
             kv_format: args.kv.format,
@@ -59,7 +64,7 @@ pub(crate) fn run(args: &BenchArgs, console: &Console) -> anyhow::Result<()> {
             tokenizer: args.model.tokenizer.clone(),
             load: args.load.options(),
             ..EngineOptions::default()
-        };
+        });
         // what there is to say about the model is said once
         let engine = load_engine(&args.model, &args.load, options, if index == 0 { console } else { &silent })?;
         let bar = console.step_bar("repetitions", args.reps as u64);
@@ -98,14 +103,14 @@ fn report_json(args: &BenchArgs, reports: &[BenchReport]) -> serde_json::Value {
 }
 
 fn table(args: &BenchArgs, reports: &[BenchReport], out: &mut impl Write) -> io::Result<()> {
-    writeln!(
-        out,
-        "{}: {} prompt + {} new tokens, mean ± standard deviation of {}",
-        args.model.name(),
-        args.prompt,
-        args.new,
-        args.reps
-    )?;
+    write!(out, "{}: {} prompt + {} new tokens", args.model.name(), args.prompt, args.new)?;
+    if args.depth > 0 {
+        write!(out, " after {} cached", args.depth)?;
+    }
+    if args.batch > 1 {
+        write!(out, ", {} sequences decoding together", args.batch)?;
+    }
+    writeln!(out, ", mean ± standard deviation of {}", args.reps)?;
     writeln!(
         out,
         "{:>7} {:>10} {:>24} {:>24} {:>22} {:>11}",

@@ -128,4 +128,9 @@ fn bench_measures_and_says_how_much_the_figures_vary() {
         assert_eq!(report[key], runs[1][key]);
     }
     assert_eq!(report["threads"], 2);
+    assert_eq!((&report["batch"], &report["depth"]), (&1.into(), &0.into()));
+    let args = ["bench", "-p", "4", "-n", "4", "-b", "2", "-d", "40", "-t", "1", "-r", "1", "--json"];
+    let report = json(&output(args).succeeds());
+    assert_eq!((&report["batch"], &report["depth"]), (&2.into(), &40.into()));
+    assert!(report["kv_bytes_per_decoded_token"].as_u64() > Some(0), "{report}");
 }
