@@ -10,8 +10,12 @@ use crate::KernelError;
 pub enum Isa {
     /// Plain Rust: the oracle, and the tier for processors that have nothing better.
     Scalar,
+    /// x86-64 with SSE4.1.
+    Sse41,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// x86-64 with AVX-VNNI, besides all of [`Isa::Avx2`].
+    AvxVnni,
     /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI, besides all of [`Isa::Avx2`].
     Avx512Vnni,
     /// x86-64 with AMX int8, besides GFNI and all of [`Isa::Avx512Vnni`]: ternary products of several tokens run on the
@@ -21,46 +25,60 @@ pub enum Isa {
 
 impl Isa {
     /// Every tier, best first.
-    pub const ALL: [Isa; 4] = [Isa::Amx, Isa::Avx512Vnni, Isa::Avx2, Isa::Scalar];
+    pub const ALL: [Isa; 6] = [Isa::Amx, Isa::Avx512Vnni, Isa::AvxVnni, Isa::Avx2, Isa::Sse41, Isa::Scalar];
 
     /// The name used on the command line and in `BITNET_ISA`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
+            Isa::Sse41 => "sse41",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
             Isa::Amx => "amx",
         }
     }
 
     /// Whether processor and operating system support this tier.
-    #[cfg(target_arch = "x86_64")]
     pub fn is_available(self) -> bool {
-        let avx2 =
-            || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-        match self {
-            Isa::Scalar => true,
-            Isa::Avx2 => avx2(),
-            Isa::Avx512Vnni => {
-                avx2()
-                    && is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vnni")
-            }
-            Isa::Amx => {
-                Isa::Avx512Vnni.is_available()
-                    && is_x86_feature_detected!("gfni")
-                    && crate::arch::x86_64::amx::is_permitted()
-            }
-        }
+        self.missing().is_empty()
     }
 
-    /// Whether processor and operating system support this tier.
+    /// What the processor or the operating system lacks for this tier, by the names that `/proc/cpuinfo` and
+    /// compilers use; nothing if the tier is available.
+    #[cfg(target_arch = "x86_64")]
+    pub fn missing(self) -> Vec<&'static str> {
+        let mut missing = Vec::new();
+        macro_rules! need {
+            ($($feature:tt),+) => {
+                $(if !is_x86_feature_detected!($feature) { missing.push($feature); })+
+            };
+        }
+        if self >= Isa::Sse41 {
+            need!("sse4.1");
+        }
+        if self >= Isa::Avx2 {
+            need!("avx2", "fma", "f16c");
+        }
+        if self == Isa::AvxVnni {
+            need!("avxvnni");
+        }
+        if self >= Isa::Avx512Vnni {
+            need!("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni");
+        }
+        if self >= Isa::Amx {
+            need!("gfni");
+            if !crate::arch::x86_64::amx::is_permitted() {
+                missing.push("amx-int8 (in the processor, and permitted by a Linux kernel since 5.16)");
+            }
+        }
+        missing
+    }
+
+    /// What the processor or the operating system lacks for this tier; nothing if it is available.
     #[cfg(not(target_arch = "x86_64"))]
-    pub fn is_available(self) -> bool {
-        self == Isa::Scalar
+    pub fn missing(self) -> Vec<&'static str> {
+        if self == Isa::Scalar { Vec::new() } else { vec!["x86-64"] }
     }
 
     /// The usable tiers, best first. Never empty: [`Isa::Scalar`] runs everywhere.

@@ -121,7 +121,11 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     match isa {
         Isa::Scalar => kernel.run(Scalar),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => crate::arch::x86_64::float_avx2::Avx2::new().expect("processor has AVX2").run(kernel),
+        Isa::Sse41 => crate::arch::x86_64::float_sse41::Sse41::new().expect("processor has SSE4.1").run(kernel),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::AvxVnni => {
+            crate::arch::x86_64::float_avx2::Avx2::new().expect("processor has AVX2").run(kernel)
+        }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni | Isa::Amx => {
             crate::arch::x86_64::float_avx512::Avx512::new().expect("processor has AVX-512").run(kernel)
@@ -318,6 +322,69 @@ mod tests {
                 assert!(got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan()), "{isa}: {got}, not {want}");
             }
         }
+    }
+
+    /// Sixteen products and sums at a time.
+    struct Fma<'a>(&'a [[f32; 3]]);
+
+    impl Kernel for Fma<'_> {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn run<L: Lanes>(self, l: L) -> Vec<f32> {
+            let mut out = vec![0.0; self.0.len()];
+            for (x, out) in self.0.as_chunks::<LANES>().0.iter().zip(out.as_chunks_mut().0) {
+                let [a, b, c] = [0, 1, 2].map(|i| l.load(&x.map(|x| x[i])));
+                l.store(l.fma(a, b, c), out);
+            }
+            out
+        }
+    }
+
+    /// Where rounding twice would show: sums that lie at, or next to, the middle between two floats, of all magnitudes,
+    /// besides any bits at all.
+    #[test]
+    fn fma_rounds_once() {
+        let mut random = 1u64;
+        let mut next = || {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 32) as u32
+        };
+        let mut cases = Vec::new();
+        for _ in 0..200_000 {
+            let [a, b, c] = [0; 3].map(|_| f32::from_bits(next()));
+            // Few bits, so that sums are often exact or ties.
+            let [short, other] = [0; 2].map(|_| f32::from_bits(next() & 0x807f_8000 | 0x3000_0000));
+            // Half a unit of a number in 1..2 and of a subnormal one, less so little that binary64 does not see it:
+            // (1 + d) (1 - d).
+            let d = next() & 7;
+            let [more, less] = [0x3f80_0000 + d, 0x3f80_0000 - 2 * d].map(f32::from_bits);
+            let sign = if next().is_multiple_of(2) { 1.0 } else { -1.0 };
+            let one = f32::from_bits(0x3f80_0000 | next() & 0x807f_ffff);
+            let small = f32::from_bits(next() & 0x807f_ffff);
+            cases.extend([
+                [a, b, c],
+                [short, other, short * other],
+                [short, other, c],
+                [more * 2f32.powi(-24), less * sign, one],
+                [more * 2f32.powi(-75), less * sign * 2f32.powi(-75), small],
+                [a, 1.0 / a, -1.0],
+                [small, short, small],
+            ]);
+        }
+        let mut twice = 0;
+        for isa in Isa::available() {
+            for (&[a, b, c], got) in cases.iter().zip(dispatch(isa, Fma(&cases))) {
+                let want = a.mul_add(b, c);
+                assert!(
+                    got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan()),
+                    "{isa}: {a:e} · {b:e} + {c:e} is {want:e}, not {got:e}"
+                );
+                let naive = (f64::from(a) * f64::from(b) + f64::from(c)) as f32;
+                twice += usize::from(naive.to_bits() != want.to_bits() && !want.is_nan());
+            }
+        }
+        assert!(twice > 1000, "only {twice} cases tell one rounding from two");
     }
 
     struct Reductions(Vec<f32>);

@@ -25,7 +25,13 @@ pub(crate) fn multiply(isa: Isa, panel: Panel<'_>, x: &Quantized, store: impl Fn
         Isa::Avx512Vnni => unsafe { x86_64::ternary_avx512vnni::multiply(panel, x, store) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { x86_64::ternary_avx2::multiply(panel, x, store) },
+        Isa::AvxVnni => unsafe { x86_64::avxvnni::multiply(panel, x, store) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { x86_64::avx2::multiply(panel, x, store) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Sse41 => unsafe { x86_64::sse41::multiply(panel, x, store) },
         _ => scalar::multiply(panel, x, store),
     }
 }
@@ -39,7 +45,13 @@ pub(crate) fn multiply_groups(isa: Isa, panel: GroupPanel<'_>, x: &Quantized, st
         Isa::Amx | Isa::Avx512Vnni => unsafe { x86_64::ternary_avx512vnni::multiply_groups(panel, x, store) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { x86_64::ternary_avx2::multiply_groups(panel, x, store) },
+        Isa::AvxVnni => unsafe { x86_64::avxvnni::multiply_groups(panel, x, store) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { x86_64::avx2::multiply_groups(panel, x, store) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Sse41 => unsafe { x86_64::sse41::multiply_groups(panel, x, store) },
         _ => scalar::multiply_groups(panel, x, store),
     }
 }
@@ -58,7 +70,13 @@ pub(crate) fn quantize(
         Isa::Amx | Isa::Avx512Vnni => unsafe { x86_64::quantize::avx512(x, norm, codes, sums) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { x86_64::quantize::avx2(x, norm, codes, sums) },
+        Isa::AvxVnni => unsafe { x86_64::avxvnni::quantize(x, norm, codes, sums) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { x86_64::avx2::quantize(x, norm, codes, sums) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Sse41 => unsafe { x86_64::sse41::quantize(x, norm, codes, sums) },
         _ => crate::quantize::body(x, norm, codes, sums),
     }
 }
@@ -71,7 +89,13 @@ pub(crate) fn coarse_sums(isa: Isa, rows: CoarseRows<'_>, queries: &[Query], sto
         Isa::Amx | Isa::Avx512Vnni => unsafe { x86_64::planes::coarse_sums_avx512(rows, queries, store) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { x86_64::planes::coarse_sums_avx2(rows, queries, store) },
+        Isa::AvxVnni => unsafe { x86_64::avxvnni::coarse_sums(rows, queries, store) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { x86_64::avx2::coarse_sums(rows, queries, store) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Sse41 => unsafe { x86_64::sse41::coarse_sums(rows, queries, store) },
         _ => planes::scalar::coarse_sums(rows, queries, store),
     }
 }
@@ -84,7 +108,13 @@ pub(crate) fn fine_sum(isa: Isa, fine: &[u8], query: &Query) -> i64 {
         Isa::Amx | Isa::Avx512Vnni => unsafe { x86_64::planes::fine_sum_avx512(fine, query) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { x86_64::planes::fine_sum_avx2(fine, query) },
+        Isa::AvxVnni => unsafe { x86_64::avxvnni::fine_sum(fine, query) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { x86_64::avx2::fine_sum(fine, query) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Sse41 => unsafe { x86_64::sse41::fine_sum(fine, query) },
         _ => planes::scalar::fine_sum(fine, query),
     }
 }

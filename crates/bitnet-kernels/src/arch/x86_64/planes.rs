@@ -4,6 +4,7 @@
 
 use std::arch::x86_64::*;
 
+use super::bytes::Bytes;
 use crate::planes::{BITS, BLOCK, CoarseRows, HALVES, Query};
 
 /// How far ahead of the products the codes are fetched.
@@ -23,7 +24,7 @@ fn whole(high: i32, low: i32) -> i64 {
 
 /// Calls a function of a constant number of queries for all rows, in an order of several streams.
 macro_rules! for_all_rows {
-    ($rows:expr, $queries:expr, $store:expr, $sums:ident) => {{
+    ($rows:expr, $queries:expr, $store:expr, $sums:ident $(, $bytes:ident)?) => {{
         let (rows, queries, mut store) = ($rows, $queries, $store);
         let stream = rows.len() / STREAMS;
         let in_streams = (0..stream).flat_map(|row| (0..STREAMS).map(move |s| s * stream + row));
@@ -33,14 +34,14 @@ macro_rules! for_all_rows {
                     sums.iter().enumerate().for_each(|(q, &sum)| store(row, block * QUERIES + q, sum));
                 };
                 match queries.len() {
-                    1 => store(&$sums::<1>(rows.row(row), queries)),
-                    2 => store(&$sums::<2>(rows.row(row), queries)),
-                    3 => store(&$sums::<3>(rows.row(row), queries)),
-                    4 => store(&$sums::<4>(rows.row(row), queries)),
-                    5 => store(&$sums::<5>(rows.row(row), queries)),
-                    6 => store(&$sums::<6>(rows.row(row), queries)),
-                    7 => store(&$sums::<7>(rows.row(row), queries)),
-                    _ => store(&$sums::<8>(rows.row(row), queries)),
+                    1 => store(&$sums::<1>($($bytes,)? rows.row(row), queries)),
+                    2 => store(&$sums::<2>($($bytes,)? rows.row(row), queries)),
+                    3 => store(&$sums::<3>($($bytes,)? rows.row(row), queries)),
+                    4 => store(&$sums::<4>($($bytes,)? rows.row(row), queries)),
+                    5 => store(&$sums::<5>($($bytes,)? rows.row(row), queries)),
+                    6 => store(&$sums::<6>($($bytes,)? rows.row(row), queries)),
+                    7 => store(&$sums::<7>($($bytes,)? rows.row(row), queries)),
+                    _ => store(&$sums::<8>($($bytes,)? rows.row(row), queries)),
                 }
             }
         }
@@ -125,104 +126,84 @@ fn words(bits: &[u8; BITS]) -> [u64; 2] {
     [bits as u64, (bits >> 64) as u64]
 }
 
-/// `store(row, query, Σ (u / 2) x̂)` for all rows and queries. The four products of a block add at most 4 · 2 · 31 · 128 = 31744
-/// to a 16-bit lane.
-///
-/// # Safety
-/// The processor must have AVX2.
-#[target_feature(enable = "avx2")]
-pub(crate) unsafe fn coarse_sums_avx2(rows: CoarseRows<'_>, queries: &[Query], store: impl FnMut(usize, usize, i64)) {
-    for_all_rows!(rows, queries, store, coarse_avx2);
+/// `store(row, query, Σ (u / 2) x̂)` for all rows and queries.
+#[inline(always)]
+pub(super) fn coarse_sums<B: Bytes>(
+    b: B,
+    rows: CoarseRows<'_>,
+    queries: &[Query],
+    store: impl FnMut(usize, usize, i64),
+) {
+    for_all_rows!(rows, queries, store, coarse, b);
 }
 
-#[inline]
-#[target_feature(enable = "avx2")]
-fn coarse_avx2<const Q: usize>(row: (&[[u8; HALVES]], &[[u8; BITS]]), queries: &[Query]) -> [i64; Q] {
-    let even = _mm256_set1_epi8(0x1e);
+#[inline(always)]
+fn coarse<const Q: usize>(b: impl Bytes, row: (&[[u8; HALVES]], &[[u8; BITS]]), queries: &[Query]) -> [i64; Q] {
+    let even = b.splat(0x1e);
     let mut x: [Halves<'_>; Q] = [(&[], &[]); Q];
     for q in 0..Q {
         let (high, low) = queries[q].halves();
         x[q] = (&high[..row.0.len()], &low[..row.0.len()]);
     }
-    let mut sums = [[_mm256_setzero_si256(); 2]; Q];
+    let mut sums = [[b.zero(); 2]; Q];
     for (block, (halves, bits)) in row.0.iter().zip(row.1).enumerate() {
-        // SAFETY: both loads are inside of an array of 64 bytes; a prefetch may name any address.
-        let (a, b) = unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(halves.as_ptr().wrapping_add(PREFETCH).cast());
-            (_mm256_loadu_si256(halves.as_ptr().cast()), _mm256_loadu_si256(halves.as_ptr().add(32).cast()))
-        };
-        let mut codes = [
-            _mm256_and_si256(_mm256_slli_epi16::<1>(a), even),
-            _mm256_and_si256(_mm256_slli_epi16::<1>(b), even),
-            _mm256_and_si256(_mm256_srli_epi16::<3>(a), even),
-            _mm256_and_si256(_mm256_srli_epi16::<3>(b), even),
-        ];
-        let odd = spread(bits);
-        for i in 0..4 {
-            codes[i] = _mm256_sub_epi8(codes[i], odd[i]); // less -1
-        }
+        // SAFETY: a prefetch may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(halves.as_ptr().wrapping_add(PREFETCH).cast()) };
+        let codes = block_codes(b, |i| {
+            let at = i * width(b);
+            // SAFETY: the load is inside of an array of 64 bytes.
+            let halves = unsafe { b.load(halves.as_ptr().add(at % HALVES)) };
+            let shifted = if at < HALVES { b.shift_left::<1>(halves) } else { b.shift_right::<3>(halves) };
+            b.sub8(b.and(shifted, even), b.spread(bits, i)) // less -1
+        });
         for q in 0..Q {
-            add_products(&codes, &x[q].0[block], &mut sums[q][0]);
-            add_products(&codes, &x[q].1[block], &mut sums[q][1]);
+            add_products(b, &codes, &x[q].0[block], &mut sums[q][0]);
+            add_products(b, &codes, &x[q].1[block], &mut sums[q][1]);
         }
     }
-    sums.map(|sums| whole(reduce(sums[0]), reduce(sums[1])))
+    sums.map(|sums| whole(b.sum(sums[0]), b.sum(sums[1])))
 }
 
 /// `Σ (u % 2) x̂` of one row.
-///
-/// # Safety
-/// The processor must have AVX2.
-#[target_feature(enable = "avx2")]
-pub(crate) unsafe fn fine_sum_avx2(fine: &[u8], query: &Query) -> i64 {
-    let mut sums = [_mm256_setzero_si256(); 2];
+#[inline(always)]
+pub(super) fn fine_sum<B: Bytes>(b: B, fine: &[u8], query: &Query) -> i64 {
+    let mut sums = [b.zero(); 2];
     let (high, low) = query.halves();
     for ((bits, high), low) in fine.as_chunks::<BITS>().0.iter().zip(high).zip(low) {
-        let codes = spread(bits);
-        let codes = [
-            _mm256_abs_epi8(codes[0]),
-            _mm256_abs_epi8(codes[1]),
-            _mm256_abs_epi8(codes[2]),
-            _mm256_abs_epi8(codes[3]),
-        ];
-        add_products(&codes, high, &mut sums[0]);
-        add_products(&codes, low, &mut sums[1]);
+        let codes = block_codes(b, |i| b.and(b.spread(bits, i), b.splat(1)));
+        add_products(b, &codes, high, &mut sums[0]);
+        add_products(b, &codes, low, &mut sums[1]);
     }
-    whole(reduce(sums[0]), reduce(sums[1]))
+    whole(b.sum(sums[0]), b.sum(sums[1]))
 }
 
-/// A byte per column: -1 where its bit is set, else 0.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn spread(bits: &[u8; BITS]) -> [__m256i; 4] {
-    let mask = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
-    let bytes = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
-    let mut out = [_mm256_setzero_si256(); 4];
-    for (out, bits) in out.iter_mut().zip(bits.as_chunks::<4>().0) {
-        let copies = _mm256_shuffle_epi8(_mm256_set1_epi32(i32::from_le_bytes(*bits)), bytes);
-        *out = _mm256_cmpeq_epi8(_mm256_and_si256(copies, mask), mask);
-    }
-    out
+/// Codes of a block of columns: vectors beyond those that the tier needs are not used.
+type Codes<B> = [<B as Bytes>::V; BLOCK / 16];
+
+#[inline(always)]
+fn width<B: Bytes>(_: B) -> usize {
+    B::WIDTH
 }
 
-/// Adds the products of a block.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn add_products(codes: &[__m256i; 4], x: &[i8; BLOCK], sum: &mut __m256i) {
-    let mut pairs = _mm256_setzero_si256();
-    for (codes, x) in codes.iter().zip(x.as_chunks::<32>().0) {
-        // SAFETY: the load is inside of an array of 32 bytes.
-        let x = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
-        pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(*codes, x));
+#[inline(always)]
+fn block_codes<B: Bytes>(b: B, code: impl Fn(usize) -> B::V) -> Codes<B> {
+    let mut codes = [b.zero(); BLOCK / 16];
+    for i in 0..BLOCK / B::WIDTH {
+        codes[i] = code(i);
     }
-    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    codes
 }
 
-#[inline]
-#[target_feature(enable = "avx2")]
-fn reduce(v: __m256i) -> i32 {
-    let v = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
-    let v = _mm_add_epi32(v, _mm_shuffle_epi32::<0b01_00_11_10>(v));
-    let v = _mm_add_epi32(v, _mm_shuffle_epi32::<0b10_11_00_01>(v));
-    _mm_cvtsi128_si32(v)
+/// Adds the products of a block. Four products add at most 4 · 2 · 31 · 128 = 31744 to a lane, which may have 16 bits.
+#[inline(always)]
+fn add_products<B: Bytes>(b: B, codes: &Codes<B>, x: &[i8; BLOCK], sum: &mut B::V) {
+    for first in (0..BLOCK / B::WIDTH).step_by(4) {
+        let mut narrow = b.zero();
+        for i in first..first + 4 {
+            // SAFETY: the load is inside of the array.
+            let x = unsafe { b.load(x.as_ptr().add(i * B::WIDTH).cast()) };
+            narrow = b.add_products(narrow, codes[i], x);
+        }
+        *sum = b.add32(*sum, b.widen(narrow));
+    }
 }

@@ -5,13 +5,6 @@ use crate::cpu::RowScale;
 use crate::quantize::body;
 
 /// # Safety
-/// The processor must have AVX2.
-#[target_feature(enable = "avx2")]
-pub(crate) unsafe fn avx2(x: &[f32], norm: Option<(f32, &[f32])>, codes: &mut [i8], sums: &mut [i32]) -> RowScale {
-    body(x, norm, codes, sums)
-}
-
-/// # Safety
 /// The processor must have AVX-512 F, BW, VL and DQ.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub(crate) unsafe fn avx512(x: &[f32], norm: Option<(f32, &[f32])>, codes: &mut [i8], sums: &mut [i32]) -> RowScale {

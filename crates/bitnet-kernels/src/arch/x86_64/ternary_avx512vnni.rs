@@ -7,6 +7,8 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::bytes::{Avx512Vnni, Ymm};
+use super::ternary_vectors;
 use crate::cpu::{Quantized, UNIT};
 use crate::ternary_matmul::{GroupPanel, Panel, ROW_TILE};
 
@@ -243,16 +245,12 @@ fn four_sums(v: [__m512i; ROW_TILE]) -> [i32; ROW_TILE] {
     out
 }
 
-/// The four sums of four vectors.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn sums4(v: [__m256i; ROW_TILE]) -> __m128i {
-    let v = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
-    _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v))
-}
-
-super::ternary_groups::group_kernel! {
-    features: "avx2,fma,avx512f,avx512vl,avx512vnni",
-    /// `acc + Σ` of the products of 4 neighbours.
-    dot4: |acc, code, q| _mm256_dpbusd_epi32(acc, code, q)
+/// The product with several scales per row, whose groups may be as short as 32 columns: in vectors of 32 bytes.
+///
+/// # Safety
+/// The processor must have AVX2, FMA, and AVX-512 F, VL and VNNI.
+#[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512vnni")]
+pub(crate) unsafe fn multiply_groups(panel: GroupPanel<'_>, x: &Quantized, store: impl FnMut(usize, usize, &[f32])) {
+    // SAFETY: this function has the features.
+    ternary_vectors::multiply_groups(unsafe { Ymm::<Avx512Vnni>::new() }, panel, x, store);
 }

@@ -1,0 +1,250 @@
+//! Ternary matrix products over [`Bytes`]: SSE4.1, AVX2, AVX-VNNI, and for grouped scales AVX-512 VNNI.
+//!
+//! Codes 0..=2 are unsigned, activations are −127..=127 by construction, and code 3 is refused when weights are
+//! loaded: the products between two calls of [`Bytes::widen`] are no more than [`Bytes::ROOM`], so nothing overflows.
+
+use std::arch::x86_64::*;
+
+use super::bytes::Bytes;
+use crate::cpu::{Quantized, QuantizedRow, UNIT};
+use crate::ternary_matmul::{GroupPanel, Panel, ROW_TILE};
+
+/// How far ahead of the products the weights are fetched.
+const PREFETCH: usize = 4096;
+/// Tokens that share an unpacked weight vector.
+const TOKEN_TILE: usize = 4;
+
+/// `store(row, token, sums)` for all rows of the panel, some at a time, and all tokens of `x`; sums are `Σ q·code`.
+#[inline(always)]
+pub(super) fn multiply<B: Bytes>(b: B, panel: Panel<'_>, x: &Quantized, mut store: impl FnMut(usize, usize, &[i32])) {
+    let mut token = 0;
+    while token < x.len() {
+        let left = x.len() - token;
+        let count = left.div_ceil(left.div_ceil(TOKEN_TILE));
+        match count {
+            1 => one_token(b, panel, x, token, &mut store),
+            2 => tokens::<B, 2, 2>(b, panel, x, token, &mut store),
+            3 => tokens::<B, 3, 2>(b, panel, x, token, &mut store),
+            _ => tokens::<B, 4, 2>(b, panel, x, token, &mut store),
+        }
+        token += count;
+    }
+}
+
+/// All rows for one token. The panel is read in four streams, a quarter each: memory gives a core a quarter more that
+/// way than in one.
+#[inline(always)]
+fn one_token<B: Bytes>(
+    b: B,
+    panel: Panel<'_>,
+    x: &Quantized,
+    token: usize,
+    store: &mut impl FnMut(usize, usize, &[i32]),
+) {
+    let activations = x.row(token).codes;
+    let stream = panel.rows() / ROW_TILE;
+    for row in 0..stream {
+        let rows = [row, stream + row, 2 * stream + row, 3 * stream + row];
+        for row in rows {
+            store(row, token, &[dot_one(b, panel.row(row), activations)]);
+        }
+    }
+    for row in ROW_TILE * stream..panel.rows() {
+        store(row, token, &[dot_one(b, panel.row(row), activations)]);
+    }
+}
+
+/// All rows for `T` tokens from `first`, `R` rows at a time.
+#[inline(always)]
+fn tokens<B: Bytes, const T: usize, const R: usize>(
+    b: B,
+    panel: Panel<'_>,
+    x: &Quantized,
+    first: usize,
+    store: &mut impl FnMut(usize, usize, &[i32]),
+) {
+    let mut activations: [&[i8]; T] = [&[]; T];
+    for t in 0..T {
+        activations[t] = x.row(first + t).codes;
+    }
+    for row in (0..panel.rows()).step_by(R) {
+        let count = R.min(panel.rows() - row);
+        let mut codes: [&[u8]; R] = [&[]; R];
+        for r in 0..R {
+            codes[r] = panel.row(row + r.min(count - 1));
+        }
+        let sums = dot(b, codes, activations);
+        for t in 0..T {
+            store(row, first + t, &sums[t][..count]);
+        }
+    }
+}
+
+/// Codes of a chunk of 32 columns, or a part of it.
+#[inline(always)]
+fn codes<B: Bytes>(b: B, bits: B::V, chunk: usize) -> B::V {
+    // Bits that cross bytes are masked away.
+    let bits = match chunk {
+        0 => b.shift_right::<6>(bits),
+        1 => b.shift_right::<4>(bits),
+        2 => b.shift_right::<2>(bits),
+        _ => bits,
+    };
+    b.and(bits, b.splat(3))
+}
+
+/// Where the activations stand that meet chunk 0 of the weights at byte `at`; those of the next chunks follow in steps
+/// of 64.
+#[inline(always)]
+fn position(at: usize) -> usize {
+    at / 64 * UNIT + at % 64
+}
+
+#[inline(always)]
+fn dot_one<B: Bytes>(b: B, row: &[u8], activations: &[i8]) -> i32 {
+    assert!(row.len().is_multiple_of(32) && activations.len() * 2 >= row.len().next_multiple_of(64) * 8);
+    let mut wide = b.zero();
+    for start in (0..row.len()).step_by(B::ROOM * B::WIDTH) {
+        let mut narrow = [b.zero(); 4];
+        for at in (start..row.len().min(start + B::ROOM * B::WIDTH)).step_by(B::WIDTH) {
+            // SAFETY: rows are whole blocks of 32 bytes, activations whole units, enough of them; prefetching never
+            // faults.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(at + PREFETCH).cast());
+                let bits = b.load(row.as_ptr().add(at));
+                let activations = activations.as_ptr().add(position(at));
+                for chunk in 0..4 {
+                    let q = b.load(activations.add(chunk * 64).cast());
+                    narrow[chunk] = b.add_products(narrow[chunk], codes(b, bits, chunk), q);
+                }
+            }
+        }
+        for chunk in 0..4 {
+            wide = b.add32(wide, b.widen(narrow[chunk]));
+        }
+    }
+    b.sum(wide)
+}
+
+#[inline(always)]
+fn dot<B: Bytes, const T: usize, const R: usize>(b: B, rows: [&[u8]; R], activations: [&[i8]; T]) -> [[i32; R]; T] {
+    let len = rows[0].len();
+    assert!(len.is_multiple_of(32) && rows.iter().all(|row| row.len() == len));
+    assert!(activations.iter().all(|row| row.len() * 2 >= len.next_multiple_of(64) * 8));
+    let mut wide = [[b.zero(); R]; T];
+    for start in (0..len).step_by(B::ROOM / 4 * B::WIDTH) {
+        let mut narrow = [[b.zero(); R]; T];
+        for at in (start..len.min(start + B::ROOM / 4 * B::WIDTH)).step_by(B::WIDTH) {
+            let mut bits = [b.zero(); R];
+            for r in 0..R {
+                // SAFETY: rows are whole blocks of 32 bytes; prefetching never faults.
+                bits[r] = unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(rows[r].as_ptr().wrapping_add(at + PREFETCH).cast());
+                    b.load(rows[r].as_ptr().add(at))
+                };
+            }
+            for chunk in 0..4 {
+                let mut code = [b.zero(); R];
+                for r in 0..R {
+                    code[r] = codes(b, bits[r], chunk);
+                }
+                for t in 0..T {
+                    // SAFETY: activations are whole units, enough of them by the assertion above.
+                    let q = unsafe { b.load(activations[t].as_ptr().add(position(at) + chunk * 64).cast()) };
+                    for r in 0..R {
+                        narrow[t][r] = b.add_products(narrow[t][r], code[r], q);
+                    }
+                }
+            }
+        }
+        for t in 0..T {
+            for r in 0..R {
+                wide[t][r] = b.add32(wide[t][r], b.widen(narrow[t][r]));
+            }
+        }
+    }
+    let mut sums = [[0; R]; T];
+    for t in 0..T {
+        for r in 0..R {
+            sums[t][r] = b.sum(wide[t][r]);
+        }
+    }
+    sums
+}
+
+/// `store(row, token, values)` as for [`multiply`]; values are `Σ_g fma(Σ q·w, scale_g)`. It works on 32 columns at a
+/// time, because that is the granularity of groups, and on four rows, so that their sums are reduced and scaled together.
+#[inline(always)]
+pub(super) fn multiply_groups<B: Bytes>(
+    b: B,
+    panel: GroupPanel<'_>,
+    x: &Quantized,
+    mut store: impl FnMut(usize, usize, &[f32]),
+) {
+    for row in (0..panel.codes.rows()).step_by(ROW_TILE) {
+        let count = ROW_TILE.min(panel.codes.rows() - row);
+        for token in 0..x.len() {
+            store(row, token, &four_rows(b, panel, row, count, x.row(token))[..count]);
+        }
+    }
+}
+
+#[inline(always)]
+fn four_rows<B: Bytes>(
+    b: B,
+    panel: GroupPanel<'_>,
+    first: usize,
+    count: usize,
+    x: QuantizedRow<'_>,
+) -> [f32; ROW_TILE] {
+    let mut rows: [&[u8]; ROW_TILE] = [&[]; ROW_TILE];
+    let mut scales: [&[f32]; ROW_TILE] = [&[]; ROW_TILE];
+    for r in 0..ROW_TILE {
+        let row = first + r.min(count - 1);
+        rows[r] = panel.codes.row(row);
+        scales[r] = &panel.scales[row * panel.groups..(row + 1) * panel.groups];
+    }
+    let blocks = rows[0].len() / 32;
+    assert!(rows.iter().all(|row| row.len() == blocks * 32) && x.codes.len() * 2 >= blocks * UNIT);
+    let chunks_per_group = panel.len.div_ceil(32);
+    let mut value = [0.0; ROW_TILE];
+    let (mut narrow, mut wide) = ([b.zero(); ROW_TILE], [b.zero(); ROW_TILE]);
+    let (mut group, mut in_group, mut correction) = (0, 0, 0);
+    for block in 0..blocks {
+        for chunk in 0..4 {
+            for at in (block * 32..block * 32 + 32).step_by(B::WIDTH) {
+                // SAFETY: the chunk is within its unit, and there are enough units by the assertion above.
+                let q = unsafe { b.load(x.codes.as_ptr().add(position(at) + chunk * 64).cast()) };
+                for r in 0..ROW_TILE {
+                    // SAFETY: all rows have `blocks` times 32 bytes.
+                    let bits = unsafe { b.load(rows[r].as_ptr().add(at)) };
+                    narrow[r] = b.add_products(narrow[r], codes(b, bits, chunk), q);
+                }
+            }
+            correction += x.sums[block * 4 + chunk];
+            in_group += 1;
+            let ends = in_group == chunks_per_group || block + 1 == blocks && chunk == 3;
+            if ends || in_group % (B::ROOM / (32 / B::WIDTH)) == 0 {
+                for r in 0..ROW_TILE {
+                    wide[r] = b.add32(wide[r], b.widen(narrow[r]));
+                    narrow[r] = b.zero();
+                }
+            }
+            if ends {
+                if group < panel.groups {
+                    let scales = scales.map(|scales| scales[group]);
+                    // SAFETY: every x86-64 processor has SSE2; the arrays have 16 bytes.
+                    unsafe {
+                        let sums = _mm_sub_epi32(b.four_sums(wide), _mm_set1_epi32(correction));
+                        let scales = _mm_loadu_ps(scales.as_ptr());
+                        let scaled = b.fma(_mm_cvtepi32_ps(sums), scales, _mm_loadu_ps(value.as_ptr()));
+                        _mm_storeu_ps(value.as_mut_ptr(), scaled);
+                    }
+                }
+                wide = [b.zero(); ROW_TILE];
+                (group, in_group, correction) = (group + 1, 0, 0);
+            }
+        }
+    }
+    value
+}
