@@ -1,6 +1,7 @@
 //! Development chores: synthetic models and checks against other readers.
 #![forbid(unsafe_code)]
 
+mod compare;
 mod fixture;
 mod fixture_tokenizer;
 mod tensor_hashes;
@@ -30,6 +31,8 @@ enum Task {
         #[arg(long = "type", default_value = "i2_s")]
         encoding: Encoding,
     },
+    /// Measures our engine and llama.cpp in turns on models of the same shape, and prints how they compare.
+    Compare(compare::Compare),
     /// Prints the SHA-256 of every dequantised tensor of a GGUF file as JSON, for crossval/check_gguf.py.
     TensorHashes {
         /// The GGUF file.
@@ -40,6 +43,7 @@ enum Task {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
         Task::GenFixtures { size, output, encoding } => fixture::write(size, &output, encoding),
+        Task::Compare(task) => task.run(),
         Task::TensorHashes { file } => tensor_hashes::print(&file),
     }
 }

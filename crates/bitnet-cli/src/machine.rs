@@ -47,6 +47,12 @@ pub(crate) fn page_size() -> Option<u64> {
     }
 }
 
+/// Whether memory comes in huge pages without being asked for (transparent huge pages of Linux).
+pub(crate) fn huge_pages() -> Option<bool> {
+    let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok()?;
+    Some(setting.contains("[always]"))
+}
+
 /// The first `key : value` line of a Linux information file.
 fn field<'a>(info: &'a str, key: &str) -> Option<&'a str> {
     info.lines().find_map(|line| {

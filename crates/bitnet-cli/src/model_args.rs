@@ -57,7 +57,7 @@ pub(crate) struct ModelArgs {
     /// Context length in tokens [default: the model's, at most 4096]
     #[arg(long, short, value_name = "N", value_parser = positive, help_heading = "Model")]
     pub(crate) context: Option<usize>,
-    /// Threads [default: RAYON_NUM_THREADS, or all cores]
+    /// Threads [default: RAYON_NUM_THREADS, or one per core]
     #[arg(long, short, value_name = "N", value_parser = positive, help_heading = "Model")]
     pub(crate) threads: Option<usize>,
     /// Use at most this instruction set (see `bitnet doctor`) [default: BITNET_ISA, or the best]

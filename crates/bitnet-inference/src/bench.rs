@@ -65,7 +65,7 @@ impl BenchSpec {
 }
 
 /// Repeated measurements.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Spread {
     /// Arithmetic mean.
     pub mean: f64,
@@ -73,21 +73,30 @@ pub struct Spread {
     pub sd: f64,
     /// Smallest value.
     pub min: f64,
+    /// The value in the middle, or the mean of the two there.
+    pub median: f64,
     /// Largest value.
     pub max: f64,
+    /// The values, in the order in which they were measured.
+    pub values: Vec<f64>,
 }
 
 impl Spread {
     /// NaN everywhere when there are no values.
-    fn of(values: &[f64]) -> Self {
+    pub fn of(values: Vec<f64>) -> Self {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
         let squares: f64 = values.iter().map(|x| (x - mean) * (x - mean)).sum();
+        let mut sorted = values.clone();
+        sorted.sort_by(f64::total_cmp);
+        let at = |i: usize| sorted.get(i).copied().unwrap_or(f64::NAN);
         Spread {
             mean,
             sd: if values.len() == 1 { 0.0 } else { (squares / (n - 1.0)).sqrt() },
-            min: values.iter().copied().fold(f64::NAN, f64::min),
-            max: values.iter().copied().fold(f64::NAN, f64::max),
+            min: at(0),
+            median: (at(values.len() / 2) + at(values.len().saturating_sub(1) / 2)) / 2.0,
+            max: at(values.len().saturating_sub(1)),
+            values,
         }
     }
 }
@@ -122,7 +131,12 @@ pub struct BenchReport {
     pub bytes_per_token: u64,
     /// Keys and values among them.
     pub kv_bytes_per_token: u64,
-    /// Bytes per second that the same number of threads can read from memory.
+    /// Bytes that the engine was planned to need.
+    pub planned_memory: u64,
+    /// Bytes of weights that lie in a file map; all others lie in memory of the process.
+    pub mapped_weights: u64,
+    /// Bytes per second at which the same threads read the weights when they do nothing else with them
+    /// ([`weight_bandwidth`](bitnet_kernels::weight_bandwidth)).
     pub read_bandwidth: f64,
     /// `read_bandwidth / bytes_per_token`: tokens per second that no engine can exceed.
     pub decode_bound: f64,
@@ -148,6 +162,8 @@ impl BenchReport {
             "time_to_first_token_seconds_sd": self.first_token.sd,
             "load_seconds": self.load,
             "peak_resident_bytes": self.peak_memory,
+            "planned_bytes": self.planned_memory,
+            "mapped_weight_bytes": self.mapped_weights,
             "bytes_per_decoded_token": self.bytes_per_token,
             "kv_bytes_per_decoded_token": self.kv_bytes_per_token,
             "read_bandwidth_bytes_per_second": self.read_bandwidth,
@@ -194,13 +210,14 @@ impl Engine {
         let cpu = self.model().backend();
         let weight_bytes = match new {
             1 => self.model().bytes_per_token(),
-            _ => Spread::of(&bytes).mean as u64,
+            _ => Spread::of(bytes).mean as u64,
         };
         let kv_bytes_per_token = self.kv_bytes(depth + prompt + new / 2);
         let bytes_per_token = weight_bytes + kv_bytes_per_token;
-        let peak_memory = peak_memory(); // before the bandwidth is measured, which takes much memory
-        let read_bandwidth = bitnet_kernels::read_bandwidth(cpu.threads());
-        let decode_speed = Spread::of(&decode_speeds);
+        let plan = self.plan();
+        let (ternary, dense) = self.model().matrices();
+        let read_bandwidth = bitnet_kernels::weight_bandwidth(cpu, &ternary, &dense);
+        let decode_speed = Spread::of(decode_speeds);
         let decode_bound = read_bandwidth / bytes_per_token as f64;
         Ok(BenchReport {
             threads: cpu.threads(),
@@ -209,16 +226,18 @@ impl Engine {
             depth,
             prompt_tokens: prompt,
             decode_tokens: new,
-            prompt_speed: Spread::of(&prompt_speeds),
+            prompt_speed: Spread::of(prompt_speeds),
+            decode_fraction: decode_speed.mean / decode_bound,
             decode_speed,
-            first_token: Spread::of(&first_tokens),
+            first_token: Spread::of(first_tokens),
             load: self.load_time().as_secs_f64(),
-            peak_memory,
+            peak_memory: peak_memory(),
+            planned_memory: plan.total(),
+            mapped_weights: plan.mapped_weights,
             bytes_per_token,
             kv_bytes_per_token,
             read_bandwidth,
             decode_bound,
-            decode_fraction: decode_speed.mean / decode_bound,
         })
     }
 
@@ -351,9 +370,11 @@ mod tests {
 
     #[test]
     fn spread() {
-        assert_eq!(Spread::of(&[3.0, 1.0, 2.0]), Spread { mean: 2.0, sd: 1.0, min: 1.0, max: 3.0 });
-        assert_eq!(Spread::of(&[4.0]), Spread { mean: 4.0, sd: 0.0, min: 4.0, max: 4.0 });
-        assert!(Spread::of(&[]).mean.is_nan());
+        let values = vec![3.0, 1.0, 2.0];
+        assert_eq!(Spread::of(values.clone()), Spread { mean: 2.0, sd: 1.0, min: 1.0, median: 2.0, max: 3.0, values });
+        assert_eq!(Spread::of(vec![4.0]).sd, 0.0);
+        assert_eq!(Spread::of(vec![1.0, 9.0, 2.0, 4.0]).median, 3.0);
+        assert!(Spread::of(vec![]).mean.is_nan() && Spread::of(vec![]).median.is_nan());
     }
 
     #[cfg(target_os = "linux")]

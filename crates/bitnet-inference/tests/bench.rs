@@ -18,7 +18,7 @@ fn report() {
         .expect("valid");
     assert_eq!(calls, 3);
     assert_eq!((report.threads, report.prompt_tokens, report.decode_tokens), (1, 40, 8));
-    for spread in [report.prompt_speed, report.decode_speed, report.first_token] {
+    for spread in [&report.prompt_speed, &report.decode_speed, &report.first_token] {
         assert!(
             spread.min > 0.0 && spread.min <= spread.mean && spread.mean <= spread.max && spread.sd >= 0.0,
             "{spread:?}"

@@ -1,51 +1,77 @@
-//! Read bandwidth of main memory.
+//! Read bandwidth of main memory: the bound of everything that a decode step does.
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::ops::Deref;
+use std::time::{Duration, Instant};
 
 use crate::threads::Pool;
+use crate::{Cpu, Dense, Ternary};
 
-/// Bytes read per pass: more than the last-level cache of most processors.
+/// Bytes of fresh memory: more than the last-level cache of most processors.
 const BYTES: usize = 512 << 20;
 /// Passes over the memory; the best counts, the others were disturbed.
-const PASSES: usize = 5;
-/// Words that a thread takes at a time.
-const PIECE: usize = 1 << 17;
+const PASSES: u32 = 5;
+/// Less than this would measure the clock.
+const AT_LEAST: Duration = Duration::from_millis(20);
+/// Bytes that a thread takes at a time.
+const PIECE: usize = 1 << 20;
 
-/// Bytes per second that `threads` threads together read from main memory, sequentially, each byte once: the bound of
-/// everything that a decode step does. Takes 512 MiB of memory and about a second.
+/// Bytes per second that `threads` threads together read from fresh memory, sequentially, each byte once. Takes 512 MiB of
+/// memory and about a second.
 ///
 /// NaN when there is no such memory or no such threads. Where the last-level cache is larger than 512 MiB the figure
 /// is that of the cache.
 pub fn read_bandwidth(threads: usize) -> f64 {
-    let words = BYTES / size_of::<u64>();
-    let mut data = Vec::new();
-    let (Ok(()), Ok(pool)) = (data.try_reserve_exact(words), Pool::new(threads.max(1))) else {
+    let mut data: Vec<u8> = Vec::new();
+    let (Ok(()), Ok(pool)) = (data.try_reserve_exact(BYTES), Pool::new(threads.max(1))) else {
         return f64::NAN;
     };
-    data.extend((0..words as u64).map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15))); // fresh pages, none shared
+    data.resize(BYTES, 0x55); // not zero: every page is touched
+    fastest(&pool, &[&data])
+}
+
+/// As [`read_bandwidth`] with the threads of `cpu`, from the memory in which these weights lie: pages of a file map where they are
+/// used in place, and of the output head its bit planes once they are made. It is what bounds a step that reads them, whatever the
+/// kind of pages. Small models lie in a cache, and the figure is the cache's.
+pub fn weight_bandwidth(cpu: &Cpu, ternary: &[&Ternary], dense: &[&Dense]) -> f64 {
+    let dense: Vec<_> = dense.iter().map(|dense| dense.streamed()).collect();
+    let parts = ternary.iter().map(|ternary| ternary.codes()).chain(dense.iter().map(Deref::deref));
+    fastest(cpu.pool(), &parts.collect::<Vec<_>>())
+}
+
+/// Bytes per second of the fastest of several passes.
+fn fastest(pool: &Pool, parts: &[&[u8]]) -> f64 {
+    let pieces: Vec<&[u8]> = parts.iter().flat_map(|part| part.chunks(PIECE)).collect();
+    let bytes: usize = parts.iter().map(|part| part.len()).sum();
     let mut best = f64::INFINITY;
-    for _ in 0..PASSES {
+    let begin = Instant::now();
+    let mut passes = 0;
+    while passes < PASSES || begin.elapsed() < AT_LEAST {
         let start = Instant::now();
-        pool.run(words.div_ceil(PIECE), |piece| {
-            black_box(or(&data[piece * PIECE..((piece + 1) * PIECE).min(words)]));
+        pool.run(pieces.len(), |piece| {
+            black_box(or(pieces[piece]));
         });
         best = best.min(start.elapsed().as_secs_f64());
+        passes += 1;
     }
-    BYTES as f64 / best
+    bytes as f64 / best
 }
 
 /// One operation per word in independent chains, which compilers make vectors of, so that the loads are what takes time.
 /// Four streams at once: one alone does not get all that memory gives to a core.
-fn or(words: &[u64]) -> u64 {
-    let mut lanes = [0; 8];
-    let (half, rest) = words.split_at(words.len() / 2);
+fn or(bytes: &[u8]) -> u64 {
+    let (half, rest) = bytes.split_at(bytes.len() / 2);
     let ((a, b), (c, d)) = (half.split_at(half.len() / 2), rest.split_at(rest.len() / 2));
-    let streams = a.chunks_exact(8).zip(b.chunks_exact(8)).zip(c.chunks_exact(8).zip(d.chunks_exact(8)));
-    for ((a, b), (c, d)) in streams {
-        for i in 0..8 {
-            lanes[i] |= a[i] | b[i] | c[i] | d[i];
+    let (a, b, c, d) = (a.as_chunks::<64>().0, b.as_chunks().0, c.as_chunks().0, d.as_chunks().0);
+    let mut lanes = [0; 8];
+    for ((a, b), (c, d)) in a.iter().zip(b).zip(c.iter().zip(d)) {
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            *lane |= word(a, i) | word(b, i) | word(c, i) | word(d, i);
         }
     }
     lanes.into_iter().fold(0, |all, lane| all | lane)
+}
+
+fn word(line: &[u8; 64], i: usize) -> u64 {
+    u64::from_ne_bytes(std::array::from_fn(|byte| line[8 * i + byte]))
 }

@@ -18,7 +18,7 @@ use crate::attend::Attention;
 use crate::rope_store::Rotations;
 use crate::threads::Pool;
 use crate::{
-    Activation, Backend, Batch, Computed, Dense, DenseWeights, Isa, KernelError, KvShape, NormWeight, RopeTable,
+    Activation, Backend, Batch, Computed, Cores, Dense, DenseWeights, Isa, KernelError, KvShape, NormWeight, RopeTable,
     Ternary, TernaryWeights, Wanted,
 };
 use crate::{add, attend, dense_matmul, embed, gated_activation, logits, norm, quantize, rope_store, ternary_matmul};
@@ -26,7 +26,7 @@ use crate::{add, attend, dense_matmul, embed, gated_activation, logits, norm, qu
 /// How to set up a [`Cpu`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuOptions {
-    /// Worker threads, the calling thread included; by default as many as the process may use.
+    /// Worker threads, the calling thread included; by default those of [`Cores`].
     pub threads: Option<usize>,
     /// Instruction-set tier; by default the best that the processor has.
     pub isa: Option<Isa>,
@@ -62,7 +62,7 @@ impl Cpu {
     pub fn new(options: CpuOptions) -> Result<Cpu, KernelError> {
         let threads = match options.threads {
             Some(threads) => threads.max(1),
-            None => std::thread::available_parallelism().map_or(1, usize::from),
+            None => Cores::detect().threads(),
         };
         let isa = match options.isa {
             Some(isa) => self_test(isa).map(|()| isa)?,

@@ -6,6 +6,7 @@ use crate::selection::Selection;
 use crate::threads::{COLUMN_STEP, ColumnTile};
 use crate::{Cpu, DenseFormat, DenseWeights, KernelError, Rows};
 use bytes::Bytes;
+use std::ops::Deref;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Weight rows that are multiplied together, so that their sums hide each other's latency.
@@ -26,6 +27,23 @@ pub struct Dense {
     bytes: Bytes,
     /// Of an output head that has memory for it.
     selection: Option<Mutex<Selection>>,
+}
+
+/// Bytes of a matrix that are read as a whole.
+pub(crate) enum Streamed<'a> {
+    Weights(&'a [u8]),
+    Planes(MutexGuard<'a, Selection>),
+}
+
+impl Deref for Streamed<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Streamed::Weights(bytes) => bytes,
+            Streamed::Planes(selection) => selection.coarse_plane().unwrap_or_default(),
+        }
+    }
 }
 
 /// Evaluates an expression with the [`Format`] of a matrix.
@@ -125,6 +143,14 @@ impl Dense {
     /// Bytes of the values.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// What a product with one token reads: of a head with bit planes these, most of the time.
+    pub(crate) fn streamed(&self) -> Streamed<'_> {
+        match self.selection() {
+            Some(selection) if selection.coarse_plane().is_some() => Streamed::Planes(selection),
+            _ => Streamed::Weights(&self.bytes),
+        }
     }
 
     /// Bytes of one row.

@@ -105,6 +105,11 @@ impl Planes {
         self.coarse.len() + size_of_val(&*self.facts)
     }
 
+    /// The coarse codes of all rows, as they lie in memory.
+    pub(crate) fn coarse_plane(&self) -> &[u8] {
+        &self.coarse
+    }
+
     /// Bytes that a closer look at a row reads.
     pub(crate) fn fine_row_bytes(&self) -> usize {
         self.blocks * BITS

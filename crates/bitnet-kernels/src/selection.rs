@@ -69,6 +69,11 @@ impl Selection {
         })
     }
 
+    /// The part of the planes that every selection reads, once they are made.
+    pub(crate) fn coarse_plane(&self) -> Option<&[u8]> {
+        (self.asked >= 2).then(|| self.planes.coarse_plane())
+    }
+
     /// Fills every row of `out` with those logits of a row of `x` that its `Top` wants, and negative infinity for all others.
     /// Returns the bytes read; `None` when the full head must run.
     pub(crate) fn run(&mut self, cpu: &Cpu, x: &[f32], head: &Dense, tops: &[Top<'_>], out: &mut Rows) -> Option<u64> {

@@ -37,6 +37,11 @@ impl Ternary {
         self.weights.cols
     }
 
+    /// What a product with one token reads, apart from scales.
+    pub(crate) fn codes(&self) -> &[u8] {
+        &self.weights.codes
+    }
+
     /// For weights made by [`TernaryWeights::pack`].
     pub(crate) fn unchecked(weights: TernaryWeights) -> Ternary {
         Ternary { weights }

@@ -398,7 +398,7 @@ impl ColumnTile<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     #[test]
     fn every_part_runs_once() {
@@ -503,28 +503,5 @@ mod tests {
         });
         assert!((0..12).all(|i| a[i] == (i / 2) as u8) && (0..6).all(|i| b[i] == i as u16));
         assert!((0..18).all(|i| c[i] == (i / 3) as u32));
-    }
-
-    /// `cargo test --release -p bitnet-kernels -- --ignored --nocapture hand_over`; a figure, not a check, and only of
-    /// meaning on an idle machine. Each part lasts until both threads have one, so nobody can do the work alone.
-    #[test]
-    #[ignore = "measures"]
-    fn cost_of_a_hand_over() {
-        let pool = Pool::new(2).unwrap();
-        let mut times: Vec<f64> = (0..20_000)
-            .map(|_| {
-                let inside = AtomicUsize::new(0);
-                let start = Instant::now();
-                pool.run(2, |_| {
-                    inside.fetch_add(1, Ordering::SeqCst);
-                    while inside.load(Ordering::SeqCst) < 2 {
-                        std::hint::spin_loop();
-                    }
-                });
-                start.elapsed().as_secs_f64() * 1e6
-            })
-            .collect();
-        times.sort_by(f64::total_cmp);
-        println!("median {:.2} µs, 90 % within {:.2} µs", times[10_000], times[18_000]);
     }
 }

@@ -58,6 +58,14 @@ impl<B: Backend> Block<B> {
         Ok((0..config.layers).filter_map(|layer| parts[layer % threads].next()).collect())
     }
 
+    /// Its matrices.
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear<B>> {
+        [&self.qkv, &self.output, &self.gate_up, &self.down].into_iter().flat_map(|group| match group {
+            Group::Together(linear) => vec![linear],
+            Group::Apart(linears) => linears.iter().map(|(_, linear)| linear).collect(),
+        })
+    }
+
     fn load(loader: &mut Loader<'_>, config: &Config, backend: &B, layer: usize) -> Result<Self, ModelError> {
         let mut build = Builder { loader, config, backend, layer };
         let (query_norm, key_norm) = (build.norm(BlockRole::QueryNorm)?, build.norm(BlockRole::KeyNorm)?);

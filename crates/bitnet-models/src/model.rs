@@ -1,6 +1,6 @@
 //! The network: weights on a backend, and the forward pass.
 
-use crate::block::{self, Block};
+use crate::block::{self, Block, Linear};
 use crate::names::Role;
 use crate::plan::MemoryPlan;
 use crate::state::{Buffers, State, StateShape};
@@ -102,6 +102,18 @@ impl<B: Backend> Model<B> {
     /// Bytes of weights read for one decoded token with all its logits.
     pub fn bytes_per_token(&self) -> u64 {
         self.bytes.per_token
+    }
+
+    /// The matrices that a step reads as a whole: those of all blocks, and the output head.
+    pub fn matrices(&self) -> (Vec<&B::Ternary>, Vec<&B::Dense>) {
+        let (mut ternary, mut dense) = (Vec::new(), vec![self.head.as_ref().unwrap_or(&self.embedding)]);
+        for linear in self.blocks.iter().flat_map(Block::linears) {
+            match linear {
+                Linear::Ternary(weights) => ternary.extend(weights),
+                Linear::Dense(weights) => dense.extend(weights),
+            }
+        }
+        (ternary, dense)
     }
 
     /// Makes working memory.

@@ -469,37 +469,3 @@ fn mutated_files_do_not_crash() {
     }
     assert!(opened > 30, "{opened}: the mutations are too coarse to test anything");
 }
-
-/// Processor time that the vocabulary of the 2B-4T model takes to load; run with `--ignored --nocapture`. Processor
-/// time, because other work on the machine must not show.
-#[test]
-#[ignore = "measures time; Linux only"]
-fn load_time_of_llama3_from_gguf() {
-    let Some(path) = shared("tokenizers/llama3/tokenizer.model") else { return };
-    let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
-    write_gguf(&Tokenizer::open(&path).unwrap(), file.path());
-    let text = fs::read_to_string(shared("text/tinyshakespeare.txt").unwrap()).unwrap();
-    let now = || -> f64 {
-        let times = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-        times.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e6
-    };
-    for _ in 0..5 {
-        let start = now();
-        let checkpoint = Checkpoint::open(file.path()).unwrap();
-        let opened = now();
-        let tokenizer = Tokenizer::from_checkpoint(&checkpoint).unwrap();
-        let loaded = now();
-        let first = tokenizer.encode("Hello world", PLAIN).unwrap().len();
-        let encoded = now();
-        let all = tokenizer.encode(&text, PLAIN).unwrap().len();
-        let end = now();
-        println!(
-            "file {:.1} ms, tokenizer {:.1} ms, first {first} ids {:.2} ms, {all} ids of {} bytes {:.1} ms",
-            opened - start,
-            loaded - opened,
-            encoded - loaded,
-            text.len(),
-            end - encoded
-        );
-    }
-}

@@ -4,7 +4,7 @@ use crate::console::Console;
 use crate::failure::Interrupted;
 use crate::interrupt::Watch;
 use crate::model_args::{KvArgs, LoadArgs, ModelPath, load_engine, positive};
-use crate::numbers::{bytes, digits, seconds};
+use crate::numbers::{bytes, count, digits, seconds};
 use bitnet::kernels::Isa;
 use bitnet::{BenchReport, BenchSpec, EngineOptions, Spread};
 use clap::Args;
@@ -28,7 +28,7 @@ pub(crate) struct BenchArgs {
     /// Tokens in the cache before the prompt
     #[arg(long, short, value_name = "N", default_value = "0")]
     depth: usize,
-    /// Thread counts to compare [default: RAYON_NUM_THREADS, or all cores]
+    /// Thread counts to compare [default: RAYON_NUM_THREADS, or one per core]
     #[arg(long, short, value_name = "N,...", value_parser = positive, value_delimiter = ',')]
     threads: Vec<usize>,
     /// Repetitions, after one that does not count
@@ -69,14 +69,10 @@ pub(crate) fn run(args: &BenchArgs, console: &Console) -> anyhow::Result<()> {
         let engine = load_engine(&args.model, &args.load, options, if index == 0 { console } else { &silent })?;
         let bar = console.step_bar("repetitions", args.reps as u64);
         let watch = Watch::start()?;
-        let mut report = engine.bench(spec, &mut |rep| {
+        let report = engine.bench(spec, &mut |rep| {
             bar.set_position(rep as u64);
             !watch.asked()
         })?;
-        if let Some(first) = reports.first() {
-            // The peak of a process never falls, and measuring the bandwidth raised it.
-            report.peak_memory = first.peak_memory;
-        }
         reports.push(report);
         bar.finish_and_clear();
         if watch.asked() {
@@ -131,16 +127,19 @@ fn table(args: &BenchArgs, reports: &[BenchReport], out: &mut impl Write) -> io:
     for r in reports {
         writeln!(
             out,
-            "with {} threads: opened in {}; the bound is {} tok/s: {} per token at {} GB/s",
-            r.threads,
+            "with {}: opened in {}; the bound is {} tok/s: {} per token at {} GB/s, the speed of reading these weights and \
+             nothing else ({} of them from the file map)",
+            count(r.threads, "thread"),
             seconds(r.load),
             digits(r.decode_bound),
             bytes(r.bytes_per_token),
             digits(r.read_bandwidth / 1e9),
+            bytes(r.mapped_weights),
         )?;
     }
-    if let Some(peak) = reports.first().and_then(|r| r.peak_memory) {
-        writeln!(out, "peak memory {}", bytes(peak))?;
+    // the peak of a process never falls: the first engine's is its own
+    if let Some((r, peak)) = reports.first().and_then(|r| Some((r, r.peak_memory?))) {
+        writeln!(out, "peak memory {}, planned {}", bytes(peak), bytes(r.planned_memory))?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::console::Console;
 use crate::{machine, numbers};
-use bitnet::kernels::{Cpu, CpuOptions, Isa, read_bandwidth, self_test};
+use bitnet::kernels::{Cores, Cpu, CpuOptions, Isa, hand_over_time, read_bandwidth, self_test};
 use clap::Args;
 use serde_json::json;
 use std::io::{self, Write};
@@ -27,14 +27,29 @@ struct Bandwidth {
 }
 
 pub(crate) fn run(args: &DoctorArgs, console: &Console) -> anyhow::Result<()> {
-    let mut options = CpuOptions::from_env()?;
-    options.isa = args.isa.or(options.isa);
-    let cpu = Cpu::new(options)?;
+    let environment = CpuOptions::from_env()?;
+    let cpu = Cpu::new(CpuOptions { isa: args.isa.or(environment.isa), ..environment })?;
     let tiers: Vec<_> = Isa::ALL.into_iter().map(|isa| (isa, isa.is_available().then(|| self_test(isa)))).collect();
-    let cores = std::thread::available_parallelism().map(usize::from).ok();
+    let cores = Cores::detect();
+    let hand_over = hand_over_time(&cpu);
+    let isa_reason = match (args.isa, environment.isa) {
+        (Some(_), _) => "--isa asks for it",
+        (None, Some(_)) => "BITNET_ISA asks for it",
+        (None, None) => "the best that passes its self-test",
+    };
+    let threads_reason = match (environment.threads, cores.physical) {
+        (Some(_), _) => "RAYON_NUM_THREADS asks for it".to_owned(),
+        (None, Some(physical)) if physical < cores.usable => {
+            format!("one per core, not per hardware thread ({})", cores.usable)
+        }
+        (None, Some(physical)) if physical > cores.usable => {
+            format!("a quota of {} for {physical} cores", cores.usable)
+        }
+        (None, _) => "one per core".to_owned(),
+    };
     let mut bandwidth = Vec::new();
     if !args.no_bandwidth {
-        let counts = thread_counts(cores.unwrap_or(1));
+        let counts = thread_counts(cores.usable);
         let bar = console.step_bar("measuring read bandwidth", counts.len() as u64);
         for threads in counts {
             bandwidth.push(Bandwidth { threads, bytes_per_second: read_bandwidth(threads) });
@@ -60,12 +75,16 @@ pub(crate) fn run(args: &DoctorArgs, console: &Console) -> anyhow::Result<()> {
             "version": env!("CARGO_PKG_VERSION"),
             "system": system,
             "processor": machine::processor(),
-            "cores": cores,
+            "cores": cores.usable,
+            "physical_cores": cores.physical,
             "memory_bytes": total,
             "memory_available_bytes": available,
             "page_bytes": machine::page_size(),
             "isa": cpu.isa().name(),
+            "isa_reason": isa_reason,
             "threads": cpu.threads(),
+            "threads_reason": threads_reason,
+            "hand_over_seconds": hand_over,
             "tiers": tiers.iter().map(tier).collect::<Vec<_>>(),
             "read_bandwidth": bandwidth
                 .iter()
@@ -80,10 +99,17 @@ pub(crate) fn run(args: &DoctorArgs, console: &Console) -> anyhow::Result<()> {
     writeln!(out, "bitnet        {}", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "system        {system}")?;
     writeln!(out, "processor     {}", machine::processor().unwrap_or_else(unknown))?;
-    writeln!(out, "cores         {}", cores.map_or_else(unknown, |n| n.to_string()))?;
+    let physical = cores.physical.map_or_else(unknown, |n| n.to_string());
+    writeln!(
+        out,
+        "cores         {physical}, of which this process may use {}",
+        numbers::count(cores.usable, "hardware thread")
+    )?;
     writeln!(out, "memory        {} ({} available)", bytes(total), bytes(available))?;
     writeln!(out, "page size     {}", bytes(machine::page_size()))?;
-    writeln!(out, "instructions  {} with {} in use", cpu.isa(), numbers::count(cpu.threads(), "thread"))?;
+    let threads = numbers::count(cpu.threads(), "thread");
+    writeln!(out, "threads       {threads} ({threads_reason}); handing over takes {}", numbers::seconds(hand_over))?;
+    writeln!(out, "instructions  {} ({isa_reason})", cpu.isa())?;
     for (isa, test) in &tiers {
         let state = match test {
             None => "not on this machine".to_owned(),
@@ -92,13 +118,17 @@ pub(crate) fn run(args: &DoctorArgs, console: &Console) -> anyhow::Result<()> {
         };
         writeln!(out, "  {isa:<11} {state}")?;
     }
+    let pages = match machine::huge_pages() {
+        Some(true) => "in huge pages where the system has them".to_owned(),
+        _ => format!("in pages of {}", bytes(machine::page_size())),
+    };
     for b in &bandwidth {
         let threads = numbers::count(b.threads, "thread");
         let speed = match b.bytes_per_second {
             speed if speed.is_finite() => format!("{} GB/s", numbers::digits(speed / 1e9)),
             _ => "could not be measured".to_owned(),
         };
-        writeln!(out, "bandwidth     {speed} reading with {threads}")?;
+        writeln!(out, "bandwidth     {speed} reading with {threads}, {pages}")?;
     }
     Ok(out.flush()?)
 }
