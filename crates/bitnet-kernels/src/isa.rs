@@ -21,11 +21,28 @@ pub enum Isa {
     /// x86-64 with AMX int8, besides GFNI and all of [`Isa::Avx512Vnni`]: ternary products of several tokens run on the
     /// matrix unit, everything else as in that tier.
     Amx,
+    /// 64-bit ARM with NEON.
+    Neon,
+    /// 64-bit ARM with the dot product instructions of ARMv8.2, besides [`Isa::Neon`].
+    Dotprod,
+    /// 64-bit ARM with the int8 matrix instructions of ARMv8.6, besides [`Isa::Dotprod`]: ternary products of several
+    /// tokens use them, everything else is as in that tier.
+    I8mm,
 }
 
 impl Isa {
     /// Every tier, best first.
-    pub const ALL: [Isa; 6] = [Isa::Amx, Isa::Avx512Vnni, Isa::AvxVnni, Isa::Avx2, Isa::Sse41, Isa::Scalar];
+    pub const ALL: [Isa; 9] = [
+        Isa::Amx,
+        Isa::Avx512Vnni,
+        Isa::AvxVnni,
+        Isa::Avx2,
+        Isa::Sse41,
+        Isa::I8mm,
+        Isa::Dotprod,
+        Isa::Neon,
+        Isa::Scalar,
+    ];
 
     /// The name used on the command line and in `BITNET_ISA`.
     pub fn name(self) -> &'static str {
@@ -36,6 +53,9 @@ impl Isa {
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
             Isa::Amx => "amx",
+            Isa::Neon => "neon",
+            Isa::Dotprod => "dotprod",
+            Isa::I8mm => "i8mm",
         }
     }
 
@@ -46,8 +66,16 @@ impl Isa {
 
     /// What the processor or the operating system lacks for this tier, by the names that `/proc/cpuinfo` and
     /// compilers use; nothing if the tier is available.
-    #[cfg(target_arch = "x86_64")]
     pub fn missing(self) -> Vec<&'static str> {
+        match self {
+            Isa::Scalar => Vec::new(),
+            Isa::Sse41 | Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni | Isa::Amx => self.missing_x86_64(),
+            Isa::Neon | Isa::Dotprod | Isa::I8mm => self.missing_aarch64(),
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn missing_x86_64(self) -> Vec<&'static str> {
         let mut missing = Vec::new();
         macro_rules! need {
             ($($feature:tt),+) => {
@@ -75,10 +103,37 @@ impl Isa {
         missing
     }
 
-    /// What the processor or the operating system lacks for this tier; nothing if it is available.
     #[cfg(not(target_arch = "x86_64"))]
-    pub fn missing(self) -> Vec<&'static str> {
-        if self == Isa::Scalar { Vec::new() } else { vec!["x86-64"] }
+    fn missing_x86_64(self) -> Vec<&'static str> {
+        vec!["x86-64"]
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    fn missing_aarch64(self) -> Vec<&'static str> {
+        let mut missing = Vec::new();
+        macro_rules! need {
+            ($feature:tt) => {
+                if !std::arch::is_aarch64_feature_detected!($feature) {
+                    missing.push($feature);
+                }
+            };
+        }
+        if cfg!(target_endian = "big") {
+            missing.push("little-endian bytes");
+        }
+        need!("neon");
+        if self >= Isa::Dotprod {
+            need!("dotprod");
+        }
+        if self >= Isa::I8mm {
+            need!("i8mm");
+        }
+        missing
+    }
+
+    #[cfg(not(target_arch = "aarch64"))]
+    fn missing_aarch64(self) -> Vec<&'static str> {
+        vec!["64-bit ARM"]
     }
 
     /// The usable tiers, best first. Never empty: [`Isa::Scalar`] runs everywhere.

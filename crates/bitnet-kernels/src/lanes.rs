@@ -130,7 +130,10 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         Isa::Avx512Vnni | Isa::Amx => {
             crate::arch::x86_64::float_avx512::Avx512::new().expect("processor has AVX-512").run(kernel)
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::Dotprod | Isa::I8mm => {
+            crate::arch::aarch64::float_neon::Neon::new().expect("processor has NEON").run(kernel)
+        }
         _ => unreachable!("{isa} is never available on this architecture"),
     }
 }

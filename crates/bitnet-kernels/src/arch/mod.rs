@@ -5,6 +5,8 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod aarch64;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_64;
 
@@ -32,6 +34,15 @@ pub(crate) fn multiply(isa: Isa, panel: Panel<'_>, x: &Quantized, store: impl Fn
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Sse41 => unsafe { x86_64::sse41::multiply(panel, x, store) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::I8mm => unsafe { aarch64::i8mm::multiply(panel, x, store) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Dotprod => unsafe { aarch64::dotprod::multiply(panel, x, store) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => unsafe { aarch64::neon::multiply(panel, x, store) },
         _ => scalar::multiply(panel, x, store),
     }
 }
@@ -52,11 +63,17 @@ pub(crate) fn multiply_groups(isa: Isa, panel: GroupPanel<'_>, x: &Quantized, st
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Sse41 => unsafe { x86_64::sse41::multiply_groups(panel, x, store) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::I8mm | Isa::Dotprod => unsafe { aarch64::dotprod::multiply_groups(panel, x, store) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => unsafe { aarch64::neon::multiply_groups(panel, x, store) },
         _ => scalar::multiply_groups(panel, x, store),
     }
 }
 
-/// Quantises one row, see [`crate::quantize`].
+/// Quantises one row, see [`crate::quantize`]. (On 64-bit ARM the body is compiled for NEON anyway.)
 pub(crate) fn quantize(
     isa: Isa,
     x: &[f32],
@@ -96,6 +113,12 @@ pub(crate) fn coarse_sums(isa: Isa, rows: CoarseRows<'_>, queries: &[Query], sto
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Sse41 => unsafe { x86_64::sse41::coarse_sums(rows, queries, store) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::I8mm | Isa::Dotprod => unsafe { aarch64::dotprod::coarse_sums(rows, queries, store) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => unsafe { aarch64::neon::coarse_sums(rows, queries, store) },
         _ => planes::scalar::coarse_sums(rows, queries, store),
     }
 }
@@ -115,6 +138,12 @@ pub(crate) fn fine_sum(isa: Isa, fine: &[u8], query: &Query) -> i64 {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Sse41 => unsafe { x86_64::sse41::fine_sum(fine, query) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::I8mm | Isa::Dotprod => unsafe { aarch64::dotprod::fine_sum(fine, query) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => unsafe { aarch64::neon::fine_sum(fine, query) },
         _ => planes::scalar::fine_sum(fine, query),
     }
 }

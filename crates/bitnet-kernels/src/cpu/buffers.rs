@@ -1,7 +1,5 @@
 //! Activations in main memory.
 
-use std::ops::Range;
-
 use crate::KernelError;
 use crate::aligned::Aligned;
 
@@ -172,7 +170,8 @@ impl Quantized {
     }
 
     /// Codes of consecutive rows, one after the other.
-    pub(crate) fn codes(&self, rows: Range<usize>) -> &[i8] {
+    #[cfg(target_arch = "x86_64")] // the matrix unit has strides
+    pub(crate) fn codes(&self, rows: std::ops::Range<usize>) -> &[i8] {
         assert!(rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
         let stride = self.stride();
         &self.data[rows.start * stride..rows.end * stride]
