@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod compare;
+mod cross_test;
 mod fixture;
 mod fixture_tokenizer;
 mod tensor_hashes;
@@ -33,6 +34,8 @@ enum Task {
     },
     /// Measures our engine and llama.cpp in turns on models of the same shape, and prints how they compare.
     Compare(compare::Compare),
+    /// Runs the tests of the kernels and of exactness for another architecture, in an emulator.
+    CrossTest(cross_test::CrossTest),
     /// Prints the SHA-256 of every dequantised tensor of a GGUF file as JSON, for crossval/check_gguf.py.
     TensorHashes {
         /// The GGUF file.
@@ -44,6 +47,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
         Task::GenFixtures { size, output, encoding } => fixture::write(size, &output, encoding),
         Task::Compare(task) => task.run(),
+        Task::CrossTest(task) => task.run(),
         Task::TensorHashes { file } => tensor_hashes::print(&file),
     }
 }

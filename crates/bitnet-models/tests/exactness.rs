@@ -1,4 +1,6 @@
-//! Logits are the same bits for every tier, thread count, batch and chunking: compared with `==`.
+//! The contract of exactness: logits are the same bits for every tier, thread count, batch and chunking, compared with `==`.
+//!
+//! The reference is the scalar tier with one thread that reads each sequence alone and at once.
 
 #[path = "support/runner.rs"]
 #[allow(dead_code)] // every test uses a part
@@ -8,47 +10,121 @@ mod runner;
 mod synthetic;
 
 use bitnet_formats::{Checkpoint, Encoding, I2sLayout};
-use bitnet_kernels::{CpuOptions, Isa};
+use bitnet_kernels::{CpuOptions, Isa, KvFormat};
 use bitnet_models::{Activations, LoadOptions};
 use runner::Runner;
-use synthetic::{ODD, SMALL, Synthetic, prompt};
+use synthetic::{ODD, SMALL, Sizes, Synthetic, prompt};
 
 const I2S: Encoding = Encoding::I2S(I2sLayout::X86);
+/// Small enough for the scalar tier in an emulator.
+const TINY: Sizes = Sizes { hidden: 128, ffn: 256, layers: 2, heads: 4, kv_heads: 2, head_dim: 32, vocab: 61 };
 
-/// Models that between them use every verb and every way of the forward pass.
-fn models() -> Vec<(&'static str, Checkpoint, LoadOptions)> {
-    let defaults = LoadOptions::default();
-    let float = LoadOptions { activations: Some(Activations::Float), ..defaults.clone() };
-    let mut in_norms = Synthetic::new("gemma3", SMALL, I2S, 4);
-    for layer in 0..SMALL.layers {
-        let query = SMALL.heads * SMALL.head_dim;
-        for (name, len) in [
-            ("attn_q", SMALL.hidden),
-            ("attn_k", SMALL.hidden),
-            ("attn_v", SMALL.hidden),
-            ("attn_output", query),
-            ("ffn_gate", SMALL.hidden),
-            ("ffn_up", SMALL.hidden),
-            ("ffn_down", SMALL.ffn),
-        ] {
-            in_norms.norm(&format!("blk.{layer}.{name}_norm_in.weight"), len);
+const THREADS: [usize; 3] = [1, 2, 3];
+/// Sequences in a step.
+const BATCHES: [usize; 4] = [1, 2, 8, 33];
+/// Tokens of each sequence in the steps of a prompt in chunks, over and over: all sequences are there for the first
+/// two, so that every batch also decodes together.
+const CHUNKS: [usize; 4] = [2, 1, 33, 7];
+
+/// A model and the format of its cache.
+struct Case {
+    name: &'static str,
+    checkpoint: Checkpoint,
+    options: LoadOptions,
+    kv_format: KvFormat,
+}
+
+/// One of the models that between them use every verb and every way of the forward pass.
+fn case(name: &'static str) -> Case {
+    let mut options = LoadOptions::default();
+    let (model, kv_format) = match name {
+        "bitnet" => (Synthetic::new("bitnet-b1.58", TINY, I2S, 1), KvFormat::F16),
+        "odd sizes" => (Synthetic::new("bitnet", ODD, Encoding::F32, 2), KvFormat::F32),
+        "float activations" => {
+            options.activations = Some(Activations::Float);
+            (Synthetic::new("llama", TINY, I2S, 3), KvFormat::Int8)
+        }
+        "norms inside projections" => {
+            let mut model = Synthetic::new("gemma3", TINY, I2S, 4);
+            let query = TINY.heads * TINY.head_dim;
+            for layer in 0..TINY.layers {
+                for (name, len) in [
+                    ("attn_q", TINY.hidden),
+                    ("attn_k", TINY.hidden),
+                    ("attn_v", TINY.hidden),
+                    ("attn_output", query),
+                    ("ffn_gate", TINY.hidden),
+                    ("ffn_up", TINY.hidden),
+                    ("ffn_down", TINY.ffn),
+                ] {
+                    model.norm(&format!("blk.{layer}.{name}_norm_in.weight"), len);
+                }
+            }
+            (model, KvFormat::F32)
+        }
+        "grouped scales" => {
+            let encoding = Encoding::Q2_0;
+            (Synthetic::new("bitnet-b1.58", TINY, encoding, 6).group_scales(encoding, 64), KvFormat::Int8)
+        }
+        _ => (Synthetic::new("qwen3", TINY, Encoding::Q8_0, 5), KvFormat::F16),
+    };
+    Case { name, checkpoint: model.checkpoint(), options, kv_format }
+}
+
+impl Case {
+    fn runner(&self, isa: Isa, threads: usize) -> Runner {
+        let cpu = CpuOptions { threads: Some(threads), isa: Some(isa) };
+        Runner::with(&self.checkpoint, &self.options, cpu, BATCHES[3], self.kv_format)
+    }
+
+    /// Every tier × threads × batch × {whole, in chunks}.
+    fn is_exact(&self) {
+        let mut reference = self.runner(Isa::Scalar, 1);
+        let vocab = reference.vocab();
+        // The first sequence goes over several pages.
+        let length = |sequence: usize| if sequence == 0 { 90 } else { 3 + sequence % 5 };
+        let prompts: Vec<_> = (0..BATCHES[3]).map(|i| prompt(length(i), vocab, i as u64)).collect();
+        let want: Vec<_> = prompts.iter().map(|ids| bits(&reference.logits(ids))).collect();
+        for isa in Isa::available() {
+            for threads in THREADS {
+                let mut runner = self.runner(isa, threads);
+                for batch in BATCHES {
+                    for chunks in [&[usize::MAX][..], &CHUNKS] {
+                        let got = read(&mut runner, &prompts[..batch], chunks);
+                        for (sequence, (got, want)) in got.iter().zip(&want).enumerate() {
+                            let what = format!("{}: {isa}, {threads} threads, {batch} sequences", self.name);
+                            assert!(got == want, "{what}, chunks of {chunks:?}: sequence {sequence} differs");
+                        }
+                    }
+                }
+            }
+            println!("{}: {isa} is exact", self.name);
         }
     }
-    vec![
-        ("bitnet", Synthetic::new("bitnet-b1.58", SMALL, I2S, 1).checkpoint(), defaults.clone()),
-        ("odd sizes", Synthetic::new("bitnet", ODD, Encoding::F32, 2).checkpoint(), defaults.clone()),
-        ("float activations", Synthetic::new("llama", SMALL, I2S, 3).checkpoint(), float),
-        ("norms inside projections", in_norms.checkpoint(), defaults.clone()),
-        ("dense", Synthetic::new("qwen3", SMALL, Encoding::Q8_0, 5).checkpoint(), defaults),
-    ]
 }
 
-fn cpu(threads: usize, isa: Isa) -> CpuOptions {
-    CpuOptions { threads: Some(threads), isa: Some(isa) }
-}
-
-fn best(checkpoint: &Checkpoint, options: &LoadOptions) -> Runner {
-    Runner::new(checkpoint, options, cpu(2, Isa::best()))
+/// Logits of all prompts, which go in together; `chunks` are the tokens of each in one step after the other.
+fn read(runner: &mut Runner, prompts: &[Vec<u32>], chunks: &[usize]) -> Vec<Vec<u32>> {
+    let vocab = runner.vocab();
+    let mut logits = vec![Vec::new(); prompts.len()];
+    for &chunk in chunks.iter().cycle() {
+        let runs: Vec<(usize, usize, &[u32])> = (0..prompts.len())
+            .map(|i| (i, logits[i].len() / vocab, &prompts[i][logits[i].len() / vocab..]))
+            .filter(|(_, _, left)| !left.is_empty())
+            .map(|(i, start, left)| (i, start, &left[..chunk.min(left.len())]))
+            .collect();
+        if runs.is_empty() {
+            break;
+        }
+        let step = bits(&runner.step(&runs));
+        let mut rest = &step[..];
+        for (i, _, tokens) in runs {
+            let (own, others) = rest.split_at(tokens.len() * vocab);
+            logits[i].extend_from_slice(own);
+            rest = others;
+        }
+    }
+    logits
 }
 
 /// Bits, so that NaN and −0 count too.
@@ -58,53 +134,40 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 }
 
 #[test]
-fn tiers_and_threads() {
-    for (name, checkpoint, options) in models() {
-        let mut reference = Runner::new(&checkpoint, &options, cpu(1, Isa::Scalar));
-        let ids = prompt(40, reference.vocab(), 7);
-        let want = bits(&reference.logits(&ids));
-        for isa in Isa::available() {
-            for threads in [1, 2, 3] {
-                let got = bits(&Runner::new(&checkpoint, &options, cpu(threads, isa)).logits(&ids));
-                assert!(got == want, "{name}: {isa} with {threads} threads differs from scalar with 1");
-            }
-        }
-    }
+fn bitnet() {
+    case("bitnet").is_exact();
 }
 
 #[test]
-fn one_sequence_or_eight() {
-    for (name, checkpoint, options) in models() {
-        let mut runner = best(&checkpoint, &options);
-        // different lengths, so that rows of a sequence lie at odd places
-        let prompts: Vec<_> = (0..8).map(|i| prompt(3 + 5 * i, runner.vocab(), i as u64)).collect();
-        let alone: Vec<u32> = prompts.iter().flat_map(|ids| bits(&runner.logits(ids))).collect();
-        let runs: Vec<_> = prompts.iter().enumerate().map(|(i, ids)| (i, 0, ids.as_slice())).collect();
-        assert!(bits(&runner.step(&runs)) == alone, "{name}");
-    }
+fn odd_sizes() {
+    case("odd sizes").is_exact();
 }
 
 #[test]
-fn whole_or_in_chunks() {
-    for (name, checkpoint, options) in models() {
-        let mut runner = best(&checkpoint, &options);
-        let ids = prompt(90, runner.vocab(), 8);
-        let whole = bits(&runner.logits(&ids));
-        for chunk in [1, 7, 32, 33] {
-            let mut got = Vec::new();
-            for (i, tokens) in ids.chunks(chunk).enumerate() {
-                got.extend(bits(&runner.step(&[(1, i * chunk, tokens)])));
-            }
-            assert!(got == whole, "{name}: chunks of {chunk}");
-        }
-    }
+fn float_activations() {
+    case("float activations").is_exact();
+}
+
+#[test]
+fn norms_inside_projections() {
+    case("norms inside projections").is_exact();
+}
+
+#[test]
+fn grouped_scales() {
+    case("grouped scales").is_exact();
+}
+
+#[test]
+fn dense() {
+    case("dense").is_exact();
 }
 
 /// Sequences come and go as a server's do: some read a prompt while others decode.
 #[test]
 fn interleaved_sequences() {
-    for (name, checkpoint, options) in models() {
-        let mut runner = best(&checkpoint, &options);
+    for name in ["bitnet", "float activations"] {
+        let mut runner = case(name).runner(Isa::best(), 2);
         let ids: Vec<_> = (0..4).map(|i| prompt(60, runner.vocab(), 20 + i)).collect();
         let vocab = runner.vocab();
         let alone: Vec<_> = ids.iter().map(|ids| bits(&runner.logits(ids))).collect();
@@ -144,6 +207,9 @@ fn interleaved_sequences() {
 fn encodings() {
     let model = |encoding| Synthetic::new("bitnet-b1.58", SMALL, encoding, 10).checkpoint();
     let defaults = LoadOptions::default();
+    let best = |checkpoint: &Checkpoint, options: &LoadOptions| {
+        Runner::new(checkpoint, options, CpuOptions { threads: Some(2), isa: None })
+    };
     let ids = prompt(30, SMALL.vocab, 11);
     let want = bits(&best(&model(I2S), &defaults).logits(&ids));
     for encoding in [

@@ -8,7 +8,7 @@ mod runner;
 mod synthetic;
 
 use bitnet_formats::gguf::Value;
-use bitnet_formats::{Checkpoint, Encoding, I2sLayout, Scales, Ternary};
+use bitnet_formats::{Checkpoint, Encoding, I2sLayout, Ternary};
 use bitnet_kernels::CpuOptions;
 use bitnet_models::{Activations, LoadOptions};
 use runner::Runner;
@@ -114,17 +114,7 @@ fn group_scales() {
             Encoding::Pq2_0 => 128,
             _ => 256,
         };
-        let model = || {
-            let mut model = Synthetic::new("qwen3", SMALL, encoding, 5);
-            for tensor in model.tensors.values_mut().filter(|t| t.encoding == encoding) {
-                let (rows, cols) = tensor.matrix();
-                let mut weights = encoding.decode_ternary(&tensor.bytes, rows, cols, None).unwrap();
-                let values = (0..rows * cols / len).map(|i| [0.0625, 0.125, 0.09375][i % 3]).collect();
-                weights.scales = Scales::Groups { len, values };
-                tensor.bytes = encoding.encode_ternary(&weights).unwrap().into();
-            }
-            model
-        };
+        let model = || Synthetic::new("qwen3", SMALL, encoding, 5).group_scales(encoding, len);
         let options = |activations| LoadOptions { activations: Some(activations), ..LoadOptions::default() };
         let float = run(&model().checkpoint(), &options(Activations::Float), &ids);
 

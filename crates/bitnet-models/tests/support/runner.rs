@@ -10,11 +10,11 @@ pub(crate) struct Runner {
     pub(crate) model: Model<Cpu>,
     pub(crate) state: State<Cpu>,
     batch: Batch,
+    sequences: usize,
 }
 
-/// Positions per sequence, sequences per batch, and tokens per step that a [`Runner`] has room for.
+/// Positions per sequence, and tokens per step that a [`Runner`] has room for.
 const CONTEXT: usize = 256;
-const SEQUENCES: usize = 8;
 
 impl Runner {
     pub(crate) fn open(path: &Path, options: &LoadOptions) -> Runner {
@@ -23,23 +23,34 @@ impl Runner {
     }
 
     pub(crate) fn new(checkpoint: &Checkpoint, options: &LoadOptions, cpu: CpuOptions) -> Runner {
+        Runner::with(checkpoint, options, cpu, 8, KvFormat::F32)
+    }
+
+    /// With room for `sequences` at a time.
+    pub(crate) fn with(
+        checkpoint: &Checkpoint,
+        options: &LoadOptions,
+        cpu: CpuOptions,
+        sequences: usize,
+        kv_format: KvFormat,
+    ) -> Runner {
         let model = Model::load(checkpoint, Cpu::new(cpu).unwrap(), options).unwrap_or_else(|e| panic!("{e}"));
-        let pages = SEQUENCES * CONTEXT / PAGE_LEN;
-        let shape = StateShape { max_tokens: CONTEXT, max_logits: CONTEXT, kv_pages: pages, kv_format: KvFormat::F32 };
+        let kv_pages = sequences * CONTEXT / PAGE_LEN;
+        let shape = StateShape { max_tokens: CONTEXT, max_logits: CONTEXT, kv_pages, kv_format };
         let plan = model.plan(shape);
         let before = bitnet_models::MemoryPlan::of(checkpoint, options, shape).unwrap();
         assert_eq!(plan, before, "the plan before loading differs from the plan of the loaded model");
         let state = model.state(shape).unwrap();
-        Runner { model, state, batch: Batch::default() }
+        Runner { model, state, batch: Batch::default(), sequences }
     }
 
     pub(crate) fn vocab(&self) -> usize {
         self.model.config().vocab
     }
 
-    /// Pages of sequence `sequence`: every other one, so that pages of a sequence do not lie side by side.
-    fn pages(sequence: usize) -> Vec<u32> {
-        (0..CONTEXT / PAGE_LEN).map(|page| (page * SEQUENCES + sequence) as u32).collect()
+    /// Pages of sequence `sequence`: far apart, so that pages of a sequence do not lie side by side.
+    fn pages(&self, sequence: usize) -> Vec<u32> {
+        (0..CONTEXT / PAGE_LEN).map(|page| (page * self.sequences + sequence) as u32).collect()
     }
 
     /// Runs `(sequence, start, tokens)` in one step; logits of all tokens, row after row.
@@ -54,7 +65,8 @@ impl Runner {
     fn fill(&mut self, runs: &[(usize, usize, &[u32])], logits: usize) {
         self.batch.clear();
         for &(sequence, start, tokens) in runs {
-            self.batch.push(start, tokens, &Self::pages(sequence), logits.min(tokens.len()));
+            let pages = self.pages(sequence);
+            self.batch.push(start, tokens, &pages, logits.min(tokens.len()));
         }
     }
 

@@ -107,6 +107,18 @@ impl Synthetic {
         model
     }
 
+    /// Gives every `len` columns of the tensors in `encoding`, whose blocks are that long, a scale of their own.
+    pub(crate) fn group_scales(mut self, encoding: Encoding, len: usize) -> Synthetic {
+        for tensor in self.tensors.values_mut().filter(|t| t.encoding == encoding) {
+            let (rows, cols) = tensor.matrix();
+            let mut weights = encoding.decode_ternary(&tensor.bytes, rows, cols, None).unwrap();
+            let values = (0..rows * cols / len).map(|i| [0.0625, 0.125, 0.09375][i % 3]).collect();
+            weights.scales = Scales::Groups { len, values };
+            tensor.bytes = encoding.encode_ternary(&weights).unwrap().into();
+        }
+        self
+    }
+
     /// Sets a key of the architecture.
     pub(crate) fn set(&mut self, key: &str, value: Value) {
         self.metadata.set(format!("{}.{key}", self.arch), value);
