@@ -65,13 +65,19 @@ fn or(bytes: &[u8]) -> u64 {
     let (a, b, c, d) = (a.as_chunks::<64>().0, b.as_chunks().0, c.as_chunks().0, d.as_chunks().0);
     let mut lanes = [0; 8];
     for ((a, b), (c, d)) in a.iter().zip(b).zip(c.iter().zip(d)) {
-        for (i, lane) in lanes.iter_mut().enumerate() {
-            *lane |= word(a, i) | word(b, i) | word(c, i) | word(d, i);
+        let (a, b, c, d) = (words(a), words(b), words(c), words(d));
+        for i in 0..8 {
+            lanes[i] |= a[i] | b[i] | c[i] | d[i];
         }
     }
     lanes.into_iter().fold(0, |all, lane| all | lane)
 }
 
-fn word(line: &[u8; 64], i: usize) -> u64 {
-    u64::from_ne_bytes(std::array::from_fn(|byte| line[8 * i + byte]))
+#[inline(always)]
+fn words(line: &[u8; 64]) -> [u64; 8] {
+    let mut words = [0; 8];
+    for (word, bytes) in words.iter_mut().zip(line.as_chunks().0) {
+        *word = u64::from_ne_bytes(*bytes);
+    }
+    words
 }

@@ -2,7 +2,7 @@
 
 use crate::console::Console;
 use crate::{machine, numbers};
-use bitnet::kernels::{Cores, Cpu, CpuOptions, Isa, hand_over_time, read_bandwidth, self_test};
+use bitnet::kernels::{Cores, Cpu, CpuOptions, Isa, arithmetic_peak, hand_over_time, read_bandwidth, self_test};
 use clap::Args;
 use serde_json::json;
 use std::io::{self, Write};
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &DoctorArgs, console: &Console) -> anyhow::Result<()> {
     let cpu = Cpu::new(CpuOptions { isa: args.isa.or(environment.isa), ..environment })?;
     let tiers: Vec<_> = Isa::ALL.into_iter().map(|isa| (isa, isa.is_available().then(|| self_test(isa)))).collect();
     let cores = Cores::detect();
-    let hand_over = hand_over_time(&cpu);
+    let (hand_over, peak) = (hand_over_time(&cpu), arithmetic_peak(&cpu));
     let isa_reason = match (args.isa, environment.isa) {
         (Some(_), _) => "--isa asks for it",
         (None, Some(_)) => "BITNET_ISA asks for it",
@@ -65,6 +65,7 @@ pub(crate) fn run(args: &DoctorArgs, console: &Console) -> anyhow::Result<()> {
             json!({
                 "name": isa.name(),
                 "available": test.is_some(),
+                "missing": isa.missing(),
                 "self_test": test.as_ref().map(|t| match t {
                     Ok(()) => "passed".to_owned(),
                     Err(error) => format!("{error}"),
@@ -85,6 +86,8 @@ pub(crate) fn run(args: &DoctorArgs, console: &Console) -> anyhow::Result<()> {
             "threads": cpu.threads(),
             "threads_reason": threads_reason,
             "hand_over_seconds": hand_over,
+            "int8_operations_per_second": peak.int8,
+            "float_operations_per_second": peak.float,
             "tiers": tiers.iter().map(tier).collect::<Vec<_>>(),
             "read_bandwidth": bandwidth
                 .iter()
@@ -110,9 +113,12 @@ pub(crate) fn run(args: &DoctorArgs, console: &Console) -> anyhow::Result<()> {
     let threads = numbers::count(cpu.threads(), "thread");
     writeln!(out, "threads       {threads} ({threads_reason}); handing over takes {}", numbers::seconds(hand_over))?;
     writeln!(out, "instructions  {} ({isa_reason})", cpu.isa())?;
+    let tera = |rate: f64| numbers::digits(rate / 1e12);
+    let int8 = peak.int8.map_or_else(|| "not measured".to_owned(), |rate| format!("{} Top/s", tera(rate)));
+    writeln!(out, "arithmetic    int8 {int8}, f32 {} Top/s with {threads}, from registers", tera(peak.float))?;
     for (isa, test) in &tiers {
         let state = match test {
-            None => "not on this machine".to_owned(),
+            None => format!("not on this machine: no {}", isa.missing().join(", ")),
             Some(Ok(())) => "available, self-test passed".to_owned(),
             Some(Err(error)) => format!("NOT USABLE: {error}"),
         };

@@ -73,6 +73,11 @@ fn doctor_tells_machines_what_it_tells_people() {
     let scalar = report["tiers"].as_array().expect("tiers").iter().find(|t| t["name"] == "scalar").expect("scalar");
     assert_eq!((&scalar["available"], &scalar["self_test"]), (&true.into(), &"passed".into()));
     let capped = json(&output(["doctor", "--no-bandwidth", "--json", "--isa", "scalar"]).succeeds());
+    for tier in report["tiers"].as_array().expect("tiers") {
+        let missing = tier["missing"].as_array().expect("names");
+        assert_eq!(missing.is_empty(), tier["available"] == true, "{tier}");
+    }
+    assert!(report["float_operations_per_second"].as_f64() > Some(1e6), "{report}");
     assert_eq!((&capped["isa"], &capped["isa_reason"]), (&"scalar".into(), &"--isa asks for it".into()));
     assert!(report["threads_reason"].is_string() && report["hand_over_seconds"].as_f64() >= Some(0.0), "{report}");
 }

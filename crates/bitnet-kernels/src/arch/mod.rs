@@ -148,6 +148,46 @@ pub(crate) fn fine_sum(isa: Isa, fine: &[u8], query: &Query) -> i64 {
     }
 }
 
+/// Operations of a round of [`int8_rounds`]; `None` for tiers without.
+pub(crate) fn int8_round(isa: Isa) -> Option<u64> {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => Some(x86_64::peak::AMX_ROUND),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => Some(x86_64::peak::AVX512_ROUND),
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => Some(x86_64::peak::AVX_VNNI_ROUND),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => Some(x86_64::peak::AVX2_ROUND),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Sse41 => Some(x86_64::peak::SSE_ROUND),
+        _ => None,
+    }
+}
+
+/// Multiplies and adds bytes in registers, at least once, for nothing but the time that it takes.
+pub(crate) fn int8_rounds(isa: Isa, rounds: u64) {
+    let rounds = rounds.max(1);
+    match isa {
+        // SAFETY: the processor supports the tier, see above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => unsafe { x86_64::peak::amx(rounds) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => unsafe { x86_64::peak::avx512vnni(rounds) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => unsafe { x86_64::peak::avxvnni(rounds) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { x86_64::peak::avx2(rounds) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Sse41 => unsafe { x86_64::peak::sse41(rounds) },
+        _ => {}
+    }
+}
+
 /// Fetches the cache lines of bytes that are read soon; only a hint.
 #[inline(always)]
 pub(crate) fn fetch(bytes: &[u8]) {

@@ -6,6 +6,7 @@ mod bytes;
 pub(crate) mod float_avx2;
 pub(crate) mod float_avx512;
 pub(crate) mod float_sse41;
+pub(crate) mod peak;
 pub(crate) mod planes;
 pub(crate) mod quantize;
 pub(crate) mod ternary_amx;
