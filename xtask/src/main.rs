@@ -5,6 +5,7 @@ mod compare;
 mod cross_test;
 mod fixture;
 mod fixture_tokenizer;
+mod instructions;
 mod tensor_hashes;
 
 use bitnet::formats::Encoding;
@@ -36,6 +37,8 @@ enum Task {
     Compare(compare::Compare),
     /// Runs the tests of the kernels and of exactness for another architecture, in an emulator.
     CrossTest(cross_test::CrossTest),
+    /// Counts the instructions of the kernels with valgrind, and fails when they are more than those in `instructions.json`.
+    Instructions(instructions::Instructions),
     /// Prints the SHA-256 of every dequantised tensor of a GGUF file as JSON, for crossval/check_gguf.py.
     TensorHashes {
         /// The GGUF file.
@@ -48,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         Task::GenFixtures { size, output, encoding } => fixture::write(size, &output, encoding),
         Task::Compare(task) => task.run(),
         Task::CrossTest(task) => task.run(),
+        Task::Instructions(task) => task.run(),
         Task::TensorHashes { file } => tensor_hashes::print(&file),
     }
 }
