@@ -6,6 +6,7 @@ mod cross_test;
 mod fixture;
 mod fixture_tokenizer;
 mod instructions;
+mod soak;
 mod tensor_hashes;
 
 use bitnet::formats::Encoding;
@@ -39,6 +40,8 @@ enum Task {
     CrossTest(cross_test::CrossTest),
     /// Counts the instructions of the kernels with valgrind, and fails when they are more than those in `instructions.json`.
     Instructions(instructions::Instructions),
+    /// Compares every verb on every tier with the scalar oracle, on random shapes and inputs, for as long as you like.
+    Soak(soak::Soak),
     /// Prints the SHA-256 of every dequantised tensor of a GGUF file as JSON, for crossval/check_gguf.py.
     TensorHashes {
         /// The GGUF file.
@@ -52,6 +55,7 @@ fn main() -> anyhow::Result<()> {
         Task::Compare(task) => task.run(),
         Task::CrossTest(task) => task.run(),
         Task::Instructions(task) => task.run(),
+        Task::Soak(task) => task.run(),
         Task::TensorHashes { file } => tensor_hashes::print(&file),
     }
 }
