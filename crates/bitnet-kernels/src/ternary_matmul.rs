@@ -20,6 +20,9 @@ pub(crate) const ROW_TILE: usize = 4;
 /// Weight bytes that a thread takes at a time: at least enough to make the hand-over cheap, at most what the threads can
 /// share evenly.
 const GRAIN: Range<usize> = 32 * 1024..256 * 1024;
+/// Tokens from which on a thread may take four times as much: hand-over and evenness cost nothing then, and some tiers prepare
+/// activations for each part.
+const PROMPT: usize = 20;
 
 /// A ternary matrix whose codes and scales have been checked.
 pub struct Ternary {
@@ -173,7 +176,8 @@ pub(crate) fn run(cpu: &Cpu, x: &Quantized, weights: &[&Ternary], outs: &mut [&m
     }
     let row_bytes = x.cols().div_ceil(128) * 32;
     let bytes = weights.iter().map(|ternary| ternary.rows() * row_bytes).sum::<usize>();
-    let grain = (bytes / (4 * cpu.threads())).clamp(GRAIN.start, GRAIN.end) / row_bytes;
+    let most = if x.len() < PROMPT { GRAIN.end } else { 4 * GRAIN.end };
+    let grain = (bytes / (4 * cpu.threads())).clamp(GRAIN.start, most) / row_bytes;
     cpu.pool().columns(outs, grain, |matrix, mut tile| {
         let ternary = weights[matrix];
         let columns = tile.columns();
