@@ -140,8 +140,8 @@ fn multiply_block(
 /// Turns 2-bit codes, `64 a + 16 b + 4 c + d`, into positions `27 a + 9 b + 3 c + d`.
 #[inline(always)]
 fn find_offsets(bytes: &[u8], row: usize, offsets: &mut [[Offsets; ROWS]; SLAB / TABLES]) {
-    // SAFETY: a hint, for the same row in the next slab.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(SLAB).cast()) };
+    // SAFETY: a hint, for the end of the same row's next slab: its beginning is in this cache line, or in the same as the end.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(2 * SLAB - 1).cast()) };
     let mut offsets = offsets.iter_mut();
     for block in bytes.as_chunks::<32>().0 {
         let mut found = [0; 32];
@@ -156,28 +156,30 @@ fn find_offsets(bytes: &[u8], row: usize, offsets: &mut [[Offsets; ROWS]; SLAB /
     }
 }
 
-/// All sums of four columns with signs, beginning with all signs negative: what has more of a column is a sum of what has
-/// less of it.
+/// All sums of four columns with signs.
 #[inline(always)]
 fn fill(columns: &Columns, table: &mut [Lanes; COMBINATIONS]) {
     let [a, b, c, d] = columns;
-    for i in 0..LANES {
-        table[0].0[i] = -(a.0[i] + b.0[i] + c.0[i] + d.0[i]);
-    }
-    let mut filled = 1;
-    for column in [d, c, b, a] {
-        for entry in 0..2 * filled {
-            table[filled + entry] = sum(&table[entry], column);
+    for (i, table) in table.as_chunks_mut::<27>().0.iter_mut().enumerate() {
+        let sum = add(&Lanes([0; LANES]), a, i as i16 - 1);
+        for (j, table) in table.as_chunks_mut::<9>().0.iter_mut().enumerate() {
+            let sum = add(&sum, b, j as i16 - 1);
+            for (k, table) in table.as_chunks_mut::<3>().0.iter_mut().enumerate() {
+                let sum = add(&sum, c, k as i16 - 1);
+                table[0] = add(&sum, d, -1);
+                table[1] = sum;
+                table[2] = add(&sum, d, 1);
+            }
         }
-        filled *= 3;
     }
 }
 
+/// `x + sign y`
 #[inline(always)]
-fn sum(x: &Lanes, y: &Lanes) -> Lanes {
+fn add(x: &Lanes, y: &Lanes, sign: i16) -> Lanes {
     let mut out = *x;
     for i in 0..LANES {
-        out.0[i] += y.0[i];
+        out.0[i] += sign * y.0[i];
     }
     out
 }
@@ -190,7 +192,7 @@ fn look_up(tables: &Tables, offsets: &[Offsets], sums: &mut [Lanes], first: bool
         for table in 0..TABLES {
             // SAFETY: an offset is at most 120 times the size of an entry, whatever the byte was: see `Tables`.
             let found = unsafe { &*tables.0.as_ptr().add(table * COMBINATIONS).byte_add(usize::from(offsets[table])) };
-            total = sum(&total, found);
+            total = add(&total, found, 1);
         }
         *sums = total;
     }
