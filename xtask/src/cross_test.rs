@@ -26,6 +26,9 @@ pub(crate) struct CrossTest {
 enum Target {
     #[value(name = "aarch64-unknown-linux-gnu")]
     Aarch64,
+    /// The self-test and the conformance suite of the kernels, with 128-bit vectors, under Node.
+    #[value(name = "wasm32-unknown-unknown")]
+    Wasm32,
 }
 
 /// What one run of cargo tests.
@@ -52,6 +55,7 @@ impl Target {
     fn triple(self) -> &'static str {
         match self {
             Target::Aarch64 => "aarch64-unknown-linux-gnu",
+            Target::Wasm32 => "wasm32-unknown-unknown",
         }
     }
 
@@ -59,7 +63,15 @@ impl Target {
     fn processors(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Target::Aarch64 => &[("cortex-a72", "neon"), ("neoverse-n1", "dotprod"), ("max", "i8mm")],
+            Target::Wasm32 => &[],
         }
+    }
+
+    /// What to do when Rust's standard library for it is not there.
+    fn missing_library(self) -> Option<String> {
+        let folder = Command::new("rustc").args(["--print", "target-libdir", "--target", self.triple()]).output();
+        let there = folder.is_ok_and(|out| Path::new(String::from_utf8_lossy(&out.stdout).trim()).is_dir());
+        (!there).then(|| format!("Rust's standard library: rustup target add {}", self.triple()))
     }
 }
 
@@ -75,12 +87,7 @@ impl Toolchain {
     /// Looks for everything, and names all that is missing.
     fn find(target: Target) -> anyhow::Result<Toolchain> {
         let triple = target.triple();
-        let libraries = Command::new("rustc").args(["--print", "target-libdir", "--target", triple]).output();
-        let libraries = libraries.context("rustc does not run")?;
-        let mut missing = Vec::new();
-        if !Path::new(String::from_utf8_lossy(&libraries.stdout).trim()).is_dir() {
-            missing.push(format!("Rust's standard library: rustup target add {triple}"));
-        }
+        let mut missing: Vec<_> = target.missing_library().into_iter().collect();
         let mut program = |variable: &str, name: &str, package: &str| {
             let wanted = std::env::var_os(variable).map_or_else(|| PathBuf::from(name), PathBuf::from);
             let found = find_program(&wanted);
@@ -110,7 +117,7 @@ impl Toolchain {
     /// Runs one suite on one processor; counts passed tests and collects the tiers that say they took part.
     fn test(&self, processor: &str, suite: &[&str], all: bool, run: &mut Run) -> anyhow::Result<()> {
         let variable = self.target.triple().replace('-', "_").to_uppercase();
-        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let mut command = cargo();
         command
             .args(["test", "--target", self.target.triple()])
             .args(suite)
@@ -164,8 +171,51 @@ fn find_program(name: &Path) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Builds the example `wasm_self_test` of the kernels and calls it.
+fn wasm() -> anyhow::Result<()> {
+    let target = Target::Wasm32;
+    let mut missing: Vec<_> = target.missing_library().into_iter().collect();
+    let node = std::env::var_os("NODE").map_or_else(|| PathBuf::from("node"), PathBuf::from);
+    if find_program(&node).is_none() {
+        missing.push(format!("{}: install Node.js 20 or later, or set NODE", node.display()));
+    }
+    ensure!(missing.is_empty(), "missing for {}:\n  {}", target.triple(), missing.join("\n  "));
+    let built = cargo()
+        .args(["build", "--target", target.triple(), "-p", "bitnet-kernels", "--example", "wasm_self_test"])
+        .args(["--message-format", "json-render-diagnostics"])
+        .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", "-C target-feature=+simd128")
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cargo does not run")?;
+    ensure!(built.status.success(), "the module was not built ({})", built.status);
+    let messages = String::from_utf8(built.stdout)?;
+    let module = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter_map(|message| message["filenames"].as_array().cloned())
+        .flatten()
+        .filter_map(|name| name.as_str().map(str::to_owned))
+        .rfind(|name| name.ends_with(".wasm"))
+        .context("cargo names no module")?;
+    let program = "WebAssembly.instantiate(require('fs').readFileSync(process.argv[1]))\
+        .then(({ instance }) => console.log(instance.exports.conforming_tiers()))";
+    let run = Command::new(node).args(["-e", program, &module]).stderr(Stdio::inherit()).output()?;
+    let tiers = String::from_utf8_lossy(&run.stdout).trim().to_owned();
+    ensure!(run.status.success(), "the module failed under Node ({})", run.status);
+    ensure!(tiers == "2", "{tiers} tiers conform, not two");
+    println!("wasm32-unknown-unknown: the tiers simd128 and scalar give the same bits and conform");
+    Ok(())
+}
+
 impl CrossTest {
     pub(crate) fn run(&self) -> anyhow::Result<()> {
+        if let Target::Wasm32 = self.target {
+            return wasm();
+        }
         let toolchain = Toolchain::find(self.target)?;
         let known = self.target.processors();
         let processors = match &self.cpu[..] {

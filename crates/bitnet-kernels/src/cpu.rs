@@ -6,7 +6,11 @@ mod self_test;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    all(target_arch = "wasm32", target_feature = "simd128")
+))]
 pub(crate) use buffers::UNIT;
 pub use buffers::{Quantized, Rows};
 pub(crate) use buffers::{QuantizedRow, RowScale, SUM_LEN, position};

@@ -28,11 +28,13 @@ pub enum Isa {
     /// 64-bit ARM with the int8 matrix instructions of ARMv8.6, besides [`Isa::Dotprod`]: ternary products of several
     /// tokens use them, everything else is as in that tier.
     I8mm,
+    /// WebAssembly with 128-bit vectors; chosen when it is compiled.
+    Simd128,
 }
 
 impl Isa {
     /// Every tier, best first.
-    pub const ALL: [Isa; 9] = [
+    pub const ALL: [Isa; 10] = [
         Isa::Amx,
         Isa::Avx512Vnni,
         Isa::AvxVnni,
@@ -41,6 +43,7 @@ impl Isa {
         Isa::I8mm,
         Isa::Dotprod,
         Isa::Neon,
+        Isa::Simd128,
         Isa::Scalar,
     ];
 
@@ -56,6 +59,7 @@ impl Isa {
             Isa::Neon => "neon",
             Isa::Dotprod => "dotprod",
             Isa::I8mm => "i8mm",
+            Isa::Simd128 => "simd128",
         }
     }
 
@@ -71,6 +75,8 @@ impl Isa {
             Isa::Scalar => Vec::new(),
             Isa::Sse41 | Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni | Isa::Amx => self.missing_x86_64(),
             Isa::Neon | Isa::Dotprod | Isa::I8mm => self.missing_aarch64(),
+            Isa::Simd128 if cfg!(all(target_arch = "wasm32", target_feature = "simd128")) => Vec::new(),
+            Isa::Simd128 => vec!["WebAssembly compiled with simd128"],
         }
     }
 

@@ -134,6 +134,8 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         Isa::Neon | Isa::Dotprod | Isa::I8mm => {
             crate::arch::aarch64::float_neon::Neon::new().expect("processor has NEON").run(kernel)
         }
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        Isa::Simd128 => kernel.run(crate::arch::wasm32::float_simd128::Simd128),
         _ => unreachable!("{isa} is never available on this architecture"),
     }
 }

@@ -7,6 +7,10 @@
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod aarch64;
+#[cfg(any(target_arch = "aarch64", all(target_arch = "wasm32", target_feature = "simd128")))]
+mod sixteen_bytes;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+pub(crate) mod wasm32;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_64;
 
@@ -43,6 +47,9 @@ pub(crate) fn multiply(isa: Isa, panel: Panel<'_>, x: &Quantized, store: impl Fn
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => unsafe { aarch64::neon::multiply(panel, x, store) },
+        // SAFETY: as above.
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        Isa::Simd128 => unsafe { wasm32::simd128::multiply(panel, x, store) },
         _ => scalar::multiply(panel, x, store),
     }
 }
@@ -69,6 +76,9 @@ pub(crate) fn multiply_groups(isa: Isa, panel: GroupPanel<'_>, x: &Quantized, st
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => unsafe { aarch64::neon::multiply_groups(panel, x, store) },
+        // SAFETY: as above.
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        Isa::Simd128 => unsafe { wasm32::simd128::multiply_groups(panel, x, store) },
         _ => scalar::multiply_groups(panel, x, store),
     }
 }
@@ -119,6 +129,9 @@ pub(crate) fn coarse_sums(isa: Isa, rows: CoarseRows<'_>, queries: &[Query], sto
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => unsafe { aarch64::neon::coarse_sums(rows, queries, store) },
+        // SAFETY: as above.
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        Isa::Simd128 => unsafe { wasm32::simd128::coarse_sums(rows, queries, store) },
         _ => planes::scalar::coarse_sums(rows, queries, store),
     }
 }
@@ -144,6 +157,9 @@ pub(crate) fn fine_sum(isa: Isa, fine: &[u8], query: &Query) -> i64 {
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => unsafe { aarch64::neon::fine_sum(fine, query) },
+        // SAFETY: as above.
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        Isa::Simd128 => unsafe { wasm32::simd128::fine_sum(fine, query) },
         _ => planes::scalar::fine_sum(fine, query),
     }
 }
@@ -184,7 +200,7 @@ pub(crate) fn int8_rounds(isa: Isa, rounds: u64) {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Sse41 => unsafe { x86_64::peak::sse41(rounds) },
-        _ => {}
+        _ => _ = rounds,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Products of bytes with the dot product instructions of ARMv8.2: `sdot` adds four of them to a 32-bit lane, so nothing
 //! can overflow up to the column limit that loading checks.
 
+use super::bytes::*;
 use std::arch::aarch64::*;
 use std::arch::asm;
 
@@ -15,10 +16,9 @@ fn none() -> Sums {
     vdupq_n_s32(0)
 }
 
-/// `sums + Σ` of the products of four neighbours.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn add(mut sums: Sums, codes: int8x16_t, x: int8x16_t) -> Sums {
+fn add(mut sums: Sums, codes: V, x: V) -> Sums {
     // The intrinsic `vdotq_s32` is not stable yet.
     // SAFETY: works on registers alone, and the processor has the instruction.
     unsafe {
@@ -33,9 +33,9 @@ fn add(mut sums: Sums, codes: int8x16_t, x: int8x16_t) -> Sums {
 
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn widen(wide: int32x4_t, sums: Sums) -> int32x4_t {
-    vaddq_s32(wide, sums)
+fn widen(wide: V, sums: Sums) -> V {
+    vreinterpretq_u8_s32(vaddq_s32(vreinterpretq_s32_u8(wide), sums))
 }
 
-super::ternary::ternary_kernels! { "neon,dotprod" }
-super::planes::plane_kernels! { "neon,dotprod" }
+crate::arch::sixteen_bytes::ternary_kernels! { "neon,dotprod" }
+crate::arch::sixteen_bytes::plane_kernels! { "neon,dotprod" }

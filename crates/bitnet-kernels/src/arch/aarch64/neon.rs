@@ -1,5 +1,6 @@
 //! Products of bytes with what every 64-bit ARM processor has: `smlal` adds them to 16-bit lanes.
 
+use super::bytes::*;
 use std::arch::aarch64::*;
 
 /// Two products of bytes are added to each lane by [`add`].
@@ -13,19 +14,18 @@ fn none() -> Sums {
     vdupq_n_s16(0)
 }
 
-/// `sums + Σ` of the products of neighbours, in some order.
 #[inline]
 #[target_feature(enable = "neon")]
-fn add(sums: Sums, codes: int8x16_t, x: int8x16_t) -> Sums {
+fn add(sums: Sums, codes: V, x: V) -> Sums {
+    let (codes, x) = (vreinterpretq_s8_u8(codes), vreinterpretq_s8_u8(x));
     vmlal_high_s8(vmlal_s8(sums, vget_low_s8(codes), vget_low_s8(x)), codes, x)
 }
 
-/// Moves sums on to 32 bits.
 #[inline]
 #[target_feature(enable = "neon")]
-fn widen(wide: int32x4_t, sums: Sums) -> int32x4_t {
-    vpadalq_s16(wide, sums)
+fn widen(wide: V, sums: Sums) -> V {
+    vreinterpretq_u8_s32(vpadalq_s16(vreinterpretq_s32_u8(wide), sums))
 }
 
-super::ternary::ternary_kernels! { "neon" }
-super::planes::plane_kernels! { "neon" }
+crate::arch::sixteen_bytes::ternary_kernels! { "neon" }
+crate::arch::sixteen_bytes::plane_kernels! { "neon" }
