@@ -162,8 +162,8 @@ impl Softmax {
     }
 }
 
-/// `out = out · kept + Σ p v` for the `channels` of `Q` heads, whose channels start `stride` apart in `out`; `W` vectors
-/// of each stay in registers.
+/// `out = out · kept + Σ p v` for the `channels` of `Q` heads, whose values `outs` holds; `W` vectors of each stay in
+/// registers.
 #[inline(always)]
 fn add_values<'a, L: Lanes, P: Page<'a>, const Q: usize, const W: usize>(
     l: L,
@@ -171,50 +171,48 @@ fn add_values<'a, L: Lanes, P: Page<'a>, const Q: usize, const W: usize>(
     seen: Range<usize>,
     weights: &[Weights; Q],
     channels: Range<usize>,
-    out: &mut [f32],
-    stride: usize,
+    outs: &mut [&mut [f32]; Q],
 ) {
-    let mut first = channels.start;
-    while first + W * LANES <= channels.end {
-        add_block::<L, P, Q, W>(l, page, seen.clone(), weights, first, &mut out[first - channels.start..], stride);
+    let mut first = 0;
+    while first + W * LANES <= channels.len() {
+        add_block::<L, P, Q, W>(l, page, seen.clone(), weights, channels.start, first, outs);
         first += W * LANES;
     }
-    while first + LANES <= channels.end {
-        add_block::<L, P, Q, 1>(l, page, seen.clone(), weights, first, &mut out[first - channels.start..], stride);
+    while first + LANES <= channels.len() {
+        add_block::<L, P, Q, 1>(l, page, seen.clone(), weights, channels.start, first, outs);
         first += LANES;
     }
-    if first < channels.end {
-        let rest = |h: usize| h * stride + first - channels.start..h * stride + channels.len();
+    if first < channels.len() {
         let mut acc: [[L::V; 1]; Q] =
-            std::array::from_fn(|h| [l.mul(l.load_part(&out[rest(h)]), l.splat(weights[h].kept))]);
-        page.add(l, seen, first / LANES, weights, &mut acc);
+            std::array::from_fn(|h| [l.mul(l.load_part(&outs[h][first..channels.len()]), l.splat(weights[h].kept))]);
+        page.add(l, seen, (channels.start + first) / LANES, weights, &mut acc);
         for h in 0..Q {
-            l.store_part(acc[h][0], &mut out[rest(h)]);
+            l.store_part(acc[h][0], &mut outs[h][first..channels.len()]);
         }
     }
 }
 
-/// The same for `W` whole vectors of channels from `first` on, the first of which stands at the start of `out`.
+/// The same for `W` whole vectors from `first` on, counted from channel `start`.
 #[inline(always)]
 fn add_block<'a, L: Lanes, P: Page<'a>, const Q: usize, const W: usize>(
     l: L,
     page: P,
     seen: Range<usize>,
     weights: &[Weights; Q],
+    start: usize,
     first: usize,
-    out: &mut [f32],
-    stride: usize,
+    outs: &mut [&mut [f32]; Q],
 ) {
     let mut acc = [[l.splat(0.0); W]; Q];
     for h in 0..Q {
-        let (out, _) = out[h * stride..][..W * LANES].as_chunks();
+        let (out, _) = outs[h][first..][..W * LANES].as_chunks();
         for c in 0..W {
             acc[h][c] = l.mul(l.load(&out[c]), l.splat(weights[h].kept));
         }
     }
-    page.add(l, seen, first / LANES, weights, &mut acc);
+    page.add(l, seen, (start + first) / LANES, weights, &mut acc);
     for h in 0..Q {
-        let (out, _) = out[h * stride..][..W * LANES].as_chunks_mut();
+        let (out, _) = outs[h][first..][..W * LANES].as_chunks_mut();
         for c in 0..W {
             l.store(acc[h][c], &mut out[c]);
         }
@@ -256,12 +254,11 @@ impl<'a, P: Page<'a>> Walk<'a, '_, P> {
         let (head_dim, dim) = (kv.shape().head_dim, kv.shape().padded_dim());
         let kv_head = self.tile.columns().start / self.tile.columns().len();
         let tile_columns = columns.start - self.tile.columns().start..columns.end - self.tile.columns().start;
-        let mut softmax = [[Softmax::default(); HEADS]; TOKENS];
-        let mut queries = [[P::Query::default(); HEADS]; TOKENS];
-        for (row, queries) in rows.clone().zip(&mut queries) {
+        let mut states = [[State::<P::Query>::default(); HEADS]; TOKENS];
+        for (row, states) in rows.clone().zip(&mut states) {
             self.tile.row(row)[tile_columns.clone()].fill(0.0);
-            for (query, q) in queries.iter_mut().zip(q.row(row)[columns.clone()].chunks_exact(head_dim)) {
-                *query = P::query(q);
+            for (state, q) in states.iter_mut().zip(q.row(row)[columns.clone()].chunks_exact(head_dim)) {
+                state.query = P::query(q);
             }
         }
         let last_page = self.step.visible(run, rows.end - 1).1 / PAGE_LEN;
@@ -272,88 +269,104 @@ impl<'a, P: Page<'a>> Walk<'a, '_, P> {
             if page < last_page {
                 next = self.step.bytes(run, page + 1, kv_head);
             }
-            for ((row, softmax), queries) in rows.clone().zip(&mut softmax).zip(&queries) {
+            let mut row = rows.start;
+            while row < rows.end {
                 let seen = self.step.seen(run, row, page);
+                // Two tokens that see the same share every load of keys and values.
+                let tokens = if row + 1 < rows.end && self.step.seen(run, row + 1, page) == seen { 2 } else { 1 };
+                let states = &mut states[row - rows.start..][..tokens];
+                row += tokens;
                 if seen.is_empty() {
                     continue;
                 }
-                let q = &q.row(row)[columns.clone()];
-                let out = &mut self.tile.row(row)[tile_columns.clone()];
-                let page = PageStep { page: keys_and_values, next: std::mem::take(&mut next), head_dim, seen };
-                if L::ACCUMULATORS >= 8 {
-                    page.heads::<L, 4, 4>(l, q, queries, self.step.scale, softmax, out);
-                } else {
-                    page.heads::<L, 2, 2>(l, q, queries, self.step.scale, softmax, out);
-                }
+                let page = PageStep {
+                    page: keys_and_values,
+                    next: std::mem::take(&mut next),
+                    scale: self.step.scale,
+                    head_dim,
+                    seen,
+                };
+                let rows = row - tokens..row;
+                let q = rows.clone().flat_map(|row| q.row(row)[columns.clone()].chunks_exact(head_dim));
+                let outs =
+                    self.tile.rows_mut(rows).flat_map(|out| out[tile_columns.clone()].chunks_exact_mut(head_dim));
+                let heads = columns.len() / head_dim;
+                let states = states.iter_mut().flat_map(|states| &mut states[..heads]);
+                page.heads(l, q.zip(outs).zip(states), tokens * heads);
             }
         }
-        for (row, softmax) in rows.zip(&softmax) {
+        for (row, states) in rows.zip(&states) {
             let out = &mut self.tile.row(row)[tile_columns.clone()];
-            for (out, softmax) in out.chunks_exact_mut(head_dim).zip(softmax) {
+            for (out, state) in out.chunks_exact_mut(head_dim).zip(states) {
                 for out in out {
-                    *out /= softmax.sum;
+                    *out /= state.softmax.sum;
                 }
             }
         }
     }
 }
 
-/// One page of one key/value head, as one token sees it.
+/// What a query head keeps from page to page.
+#[derive(Clone, Copy, Default)]
+struct State<Q> {
+    query: Q,
+    softmax: Softmax,
+}
+
+/// One page of one key/value head, as some tokens see it.
 struct PageStep<'a, P> {
     page: P,
     /// To be fetched meanwhile.
     next: &'a [u8],
+    scale: f32,
     head_dim: usize,
     seen: Range<usize>,
 }
 
+/// A query head: its query, what it has attended so far, and its state.
+type Head<'h, Q> = ((&'h [f32], &'h mut [f32]), &'h mut State<Q>);
+
 impl<'a, P: Page<'a>> PageStep<'_, P> {
-    /// Adds the page to every head in `q` and `out`, `Q` heads at a time and then the rest one by one.
+    /// Adds the page to `count` query heads, as many at a time as the registers take.
     #[inline(always)]
-    fn heads<L: Lanes, const Q: usize, const W: usize>(
-        &self,
-        l: L,
-        q: &[f32],
-        queries: &[P::Query; HEADS],
-        scale: f32,
-        softmax: &mut [Softmax; HEADS],
-        out: &mut [f32],
-    ) {
-        let (together, head_dim) = (Q * self.head_dim, self.head_dim);
-        let (groups, _) = softmax.as_chunks_mut::<Q>(); // HEADS is a multiple of Q
-        let (queries, _) = queries.as_chunks::<Q>();
+    fn heads<'h, L: Lanes>(&self, l: L, heads: impl Iterator<Item = Head<'h, P::Query>>, count: usize)
+    where
+        P::Query: 'h,
+    {
+        let mut heads = heads;
         let mut next = self.next;
-        for (((q, out), softmax), queries) in q.chunks(together).zip(out.chunks_mut(together)).zip(groups).zip(queries)
-        {
-            if q.len() == together {
-                self.group::<L, Q, W>(l, q, queries, scale, std::mem::take(&mut next), softmax, out);
-                continue;
-            }
-            let heads = q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)).zip(softmax).zip(queries);
-            for (((q, out), softmax), query) in heads {
-                let (query, softmax) = (std::array::from_ref(query), std::array::from_mut(softmax));
-                self.group::<L, 1, W>(l, q, query, scale, std::mem::take(&mut next), softmax, out);
-            }
+        let mut left = count;
+        while left > 0 {
+            let next = std::mem::take(&mut next);
+            left -= match left {
+                8.. if L::ACCUMULATORS >= 8 => self.group::<L, 8, 2>(l, &mut heads, next),
+                4.. if L::ACCUMULATORS >= 8 => self.group::<L, 4, 4>(l, &mut heads, next),
+                2.. => self.group::<L, 2, 2>(l, &mut heads, next),
+                _ => self.group::<L, 1, 4>(l, &mut heads, next),
+            };
         }
     }
 
+    /// Adds the page to the next `Q` heads.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments)]
-    fn group<L: Lanes, const Q: usize, const W: usize>(
+    fn group<'h, L: Lanes, const Q: usize, const W: usize>(
         &self,
         l: L,
-        q: &[f32],
-        queries: &[P::Query; Q],
-        scale: f32,
+        heads: &mut impl Iterator<Item = Head<'h, P::Query>>,
         next: &[u8],
-        softmax: &mut [Softmax; Q],
-        out: &mut [f32],
-    ) {
-        let scores = self.page.scores(l, q, queries, scale, next);
+    ) -> usize
+    where
+        P::Query: 'h,
+    {
+        let heads: [Head<'h, P::Query>; Q] = std::array::from_fn(|_| heads.next().expect("as many as were counted"));
+        let q = heads.each_ref().map(|((q, _), _)| *q);
+        let scores = self.page.scores(l, q, heads.each_ref().map(|(_, state)| &state.query), self.scale, next);
         let mut weights = [Weights::default(); Q];
         for h in 0..Q {
-            softmax[h].weigh(l, self.page, self.seen.clone(), scores[h], &mut weights[h]);
+            heads[h].1.softmax.weigh(l, self.page, self.seen.clone(), scores[h], &mut weights[h]);
         }
-        add_values::<L, P, Q, W>(l, self.page, self.seen.clone(), &weights, 0..self.head_dim, out, self.head_dim);
+        let mut outs = heads.map(|((_, out), _)| out);
+        add_values::<L, P, Q, W>(l, self.page, self.seen.clone(), &weights, 0..self.head_dim, &mut outs);
+        Q
     }
 }

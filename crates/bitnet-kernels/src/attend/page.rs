@@ -34,13 +34,13 @@ pub(super) trait Page<'a>: Copy {
     /// Prepares a query head.
     fn query(q: &[f32]) -> Self::Query;
 
-    /// `q · k · scale` of all positions, for `Q` heads that stand one after the other in `q`. Meanwhile `next` is fetched:
-    /// a page is too short for the processor to foresee what follows.
+    /// `q · k · scale` of all positions, for `Q` query heads. Meanwhile `next` is fetched: a page is too short for the
+    /// processor to foresee what follows.
     fn scores<L: Lanes, const Q: usize>(
         self,
         l: L,
-        q: &[f32],
-        queries: &[Self::Query; Q],
+        q: [&[f32]; Q],
+        queries: [&Self::Query; Q],
         scale: f32,
         next: &[u8],
     ) -> [[L::V; PARTS]; Q];
@@ -130,35 +130,20 @@ impl<'a, F: Float> Page<'a> for Floats<'a, F> {
     #[inline(always)]
     fn query(_: &[f32]) {}
 
-    /// Products are added channel after channel.
     #[inline(always)]
     fn scores<L: Lanes, const Q: usize>(
         self,
         l: L,
-        q: &[f32],
-        _: &[(); Q],
+        q: [&[f32]; Q],
+        _: [&(); Q],
         scale: f32,
         next: &[u8],
     ) -> [[L::V; PARTS]; Q] {
-        let head_dim = q.len() / Q;
-        let mut heads = q.chunks_exact(head_dim);
-        let q: [&[f32]; Q] = std::array::from_fn(|_| heads.next().unwrap_or_default());
-        let (keys, _) = self.keys.as_chunks::<PARTS>();
-        let next = next.as_chunks::<64>().0;
-        let lines = next.len().div_ceil(head_dim);
-        let mut acc = [[l.splat(0.0); PARTS]; Q];
-        for (c, key) in keys[..head_dim].iter().enumerate() {
-            for line in next.iter().skip(c * lines).take(lines) {
-                l.prefetch(line);
-            }
-            let key: [L::V; PARTS] = [F::load(l, &key[0]), F::load(l, &key[1])];
-            for h in 0..Q {
-                let q = l.splat(q[h][c]);
-                for i in 0..PARTS {
-                    acc[h][i] = l.fma(q, key[i], acc[h][i]);
-                }
-            }
-        }
+        let mut acc = if next.is_empty() {
+            self.products::<L, Q, false>(l, q, next)
+        } else {
+            self.products::<L, Q, true>(l, q, next)
+        };
         for acc in acc.as_flattened_mut() {
             *acc = l.mul(*acc, l.splat(scale));
         }
@@ -195,6 +180,39 @@ impl<'a, F: Float> Page<'a> for Floats<'a, F> {
                 }
             }
         }
+    }
+}
+
+impl<F: Float> Floats<'_, F> {
+    /// `q · k`, added channel after channel; `next` is fetched along if `FETCH`.
+    #[inline(always)]
+    fn products<L: Lanes, const Q: usize, const FETCH: bool>(
+        self,
+        l: L,
+        q: [&[f32]; Q],
+        next: &[u8],
+    ) -> [[L::V; PARTS]; Q] {
+        let (keys, _) = self.keys.as_chunks::<PARTS>();
+        let channels = q[0].len();
+        let (q, keys) = (q.map(|q| &q[..channels]), &keys[..channels]);
+        let (next, _) = next.as_chunks::<64>();
+        let lines = next.len().div_ceil(channels);
+        let mut acc = [[l.splat(0.0); PARTS]; Q];
+        for c in 0..channels {
+            if FETCH {
+                for line in next.iter().skip(c * lines).take(lines) {
+                    l.prefetch(line);
+                }
+            }
+            let key: [L::V; PARTS] = [F::load(l, &keys[c][0]), F::load(l, &keys[c][1])];
+            for h in 0..Q {
+                let q = l.splat(q[h][c]);
+                for i in 0..PARTS {
+                    acc[h][i] = l.fma(q, key[i], acc[h][i]);
+                }
+            }
+        }
+        acc
     }
 }
 
@@ -257,8 +275,8 @@ impl<'a> Page<'a> for Codes<'a> {
     fn scores<L: Lanes, const Q: usize>(
         self,
         l: L,
-        _: &[f32],
-        queries: &[QuantizedQuery; Q],
+        _: [&[f32]; Q],
+        queries: [&QuantizedQuery; Q],
         scale: f32,
         next: &[u8],
     ) -> [[L::V; PARTS]; Q] {
@@ -267,7 +285,7 @@ impl<'a> Page<'a> for Codes<'a> {
             l.prefetch(line);
         }
         let codes = std::array::from_fn(|h: usize| &queries[h].codes[..queries[h].len]);
-        let mut acc = l.byte_products::<Q, PARTS>(self.keys, PARTS, codes, queries.each_ref().map(|q| q.offset));
+        let mut acc = l.byte_products::<Q, PARTS>(self.keys, PARTS, codes, queries.map(|q| q.offset));
         for i in 0..PARTS {
             let keys = l.load_f32(&self.scales[i]);
             for h in 0..Q {

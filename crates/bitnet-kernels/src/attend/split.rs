@@ -177,8 +177,9 @@ impl<'a, P: Page<'a>> Score<'a, '_, P> {
     fn scores<L: Lanes, const Q: usize>(&mut self, l: L, head: usize) {
         let token = Token::of(self.step, self.row);
         let head_dim = self.step.kv.shape().head_dim;
-        let q = &token.queries(self.kv_head)[head * head_dim..(head + Q) * head_dim];
-        let queries: [P::Query; Q] = std::array::from_fn(|h| P::query(&q[h * head_dim..(h + 1) * head_dim]));
+        let q = token.queries(self.kv_head);
+        let q: [&[f32]; Q] = std::array::from_fn(|h| &q[(head + h) * head_dim..][..head_dim]);
+        let queries = q.map(P::query);
         let pages = token.pages.clone().skip(self.first);
         for (page, weights) in pages.zip(self.weights.chunks_exact_mut(self.step.group())) {
             let (keys, _): (P, _) = token.page(page, self.kv_head);
@@ -188,7 +189,7 @@ impl<'a, P: Page<'a>> Score<'a, '_, P> {
             } else {
                 &[]
             };
-            let scores = keys.scores(l, q, &queries, self.step.scale, next);
+            let scores = keys.scores(l, q, queries.each_ref(), self.step.scale, next);
             for (weights, scores) in weights[head..].iter_mut().zip(scores) {
                 for (p, score) in weights.p.iter_mut().zip(scores) {
                     l.store(score, p);
@@ -275,7 +276,8 @@ impl<'a, P: Page<'a>> Add<'a, '_, P> {
     #[inline(always)]
     fn values<L: Lanes, const Q: usize>(&mut self, l: L, head: usize) {
         let token = Token::of(self.step, self.row);
-        let out = &mut self.sums[head * CHANNELS..(head + Q) * CHANNELS];
+        let mut sums = self.sums[head * CHANNELS..].chunks_exact_mut(CHANNELS);
+        let mut outs: [&mut [f32]; Q] = std::array::from_fn(|_| sums.next().unwrap_or_default());
         for (page, weights) in token.pages.clone().zip(self.weights.chunks_exact(self.step.group())) {
             let (values, seen): (P, _) = token.page(page, self.kv_head);
             if page + 1 < token.pages.end {
@@ -283,7 +285,7 @@ impl<'a, P: Page<'a>> Add<'a, '_, P> {
                 next.fetch_values(l, self.channels.clone());
             }
             let Some(weights) = weights[head..].first_chunk::<Q>() else { continue };
-            add_values::<L, P, Q, 2>(l, values, seen, weights, self.channels.clone(), out, CHANNELS);
+            add_values::<L, P, Q, 2>(l, values, seen, weights, self.channels.clone(), &mut outs);
         }
     }
 }
