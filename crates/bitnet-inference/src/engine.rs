@@ -18,14 +18,14 @@ const DEFAULT_CONTEXT: usize = 4096;
 const MAX_POSITIONS: usize = 1 << 24;
 
 /// Tokens per prompt chunk unless the options say otherwise.
-const DEFAULT_CHUNK: usize = 128;
+const DEFAULT_CHUNK: usize = 256;
 
 /// Choices at start.
 #[derive(Clone, Debug, Default)]
 pub struct EngineOptions {
     /// Context length of a session; `None` = the model's, at most 4096 unless more is asked for.
     pub context: Option<usize>,
-    /// Tokens per prompt chunk; `None` = 128.
+    /// Tokens per prompt chunk; `None` = 256.
     pub chunk: Option<usize>,
     /// KV pages of [`PAGE_LEN`] positions that all sessions share; `None` = enough for one full context. Sessions take
     /// pages as they grow, and pages that nobody uses keep prompt prefixes until they are needed.

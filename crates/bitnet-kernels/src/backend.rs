@@ -113,6 +113,25 @@ pub trait Backend: Send + Sync + 'static {
     /// go in one call.
     fn ternary_matmul(&self, x: &Self::Quantized, weights: &[&Self::Ternary], outs: &mut [&mut Self::Rows]);
 
+    /// `out += x · weightsᵀ`; `branch`, of the shape of `out`, may be used as working space.
+    fn ternary_add(&self, x: &Self::Quantized, weights: &Self::Ternary, branch: &mut Self::Rows, out: &mut Self::Rows) {
+        self.ternary_matmul(x, &[weights], &mut [&mut *branch]);
+        self.add(out, branch);
+    }
+
+    /// `gate = activation(x · weights[0]ᵀ) · (x · weights[1]ᵀ)`; `up`, of the shape of `gate`, may be used as working space.
+    fn ternary_gated(
+        &self,
+        x: &Self::Quantized,
+        weights: [&Self::Ternary; 2],
+        activation: Activation,
+        gate: &mut Self::Rows,
+        up: &mut Self::Rows,
+    ) {
+        self.ternary_matmul(x, &weights, &mut [&mut *gate, &mut *up]);
+        self.gated_activation(activation, gate, up);
+    }
+
     /// `outs[i] = x · weights[i]ᵀ` in float.
     fn dense_matmul(&self, x: &Self::Rows, weights: &[&Self::Dense], outs: &mut [&mut Self::Rows]);
 

@@ -187,6 +187,21 @@ impl Backend for Cpu {
         ternary_matmul::run(self, x, weights, outs);
     }
 
+    fn ternary_add(&self, x: &Quantized, weights: &Ternary, branch: &mut Rows, out: &mut Rows) {
+        ternary_matmul::run_add(self, x, weights, branch, out);
+    }
+
+    fn ternary_gated(
+        &self,
+        x: &Quantized,
+        weights: [&Ternary; 2],
+        activation: Activation,
+        gate: &mut Rows,
+        up: &mut Rows,
+    ) {
+        ternary_matmul::run_gated(self, x, weights, activation, gate, up);
+    }
+
     fn dense_matmul(&self, x: &Rows, weights: &[&Dense], outs: &mut [&mut Rows]) {
         dense_matmul::run(self, x, weights, outs);
     }

@@ -37,8 +37,9 @@ impl Kernel for Gate<'_> {
     }
 }
 
+/// `max(x, 0)²`
 #[derive(Clone, Copy)]
-struct Relu2;
+pub(crate) struct Relu2;
 
 impl Map for Relu2 {
     #[inline(always)]
@@ -50,7 +51,7 @@ impl Map for Relu2 {
 
 /// `x / (1 + exp(-x))`, which is `x · sigmoid(x)`.
 #[derive(Clone, Copy)]
-struct Silu;
+pub(crate) struct Silu;
 
 impl Map for Silu {
     #[inline(always)]
@@ -62,7 +63,7 @@ impl Map for Silu {
 
 /// GELU in its tanh form. `(1 + tanh z) / 2 = 1 / (1 + exp(-2z))`, which loses no digits where tanh is near −1.
 #[derive(Clone, Copy)]
-struct GeluTanh;
+pub(crate) struct GeluTanh;
 
 impl Map for GeluTanh {
     #[inline(always)]

@@ -79,6 +79,12 @@ pub(crate) trait Lanes: Copy {
         std::array::from_fn(|h| std::array::from_fn(|w| self.load(&sums[h][w].map(|sum| (sum - offset[h]) as f32))))
     }
 
+    /// `x - offset` of sixteen i32, rounded to f32.
+    #[inline(always)]
+    fn i32_lanes(self, x: &[i32; LANES], offset: i32) -> Self::V {
+        self.load(&x.map(|x| (x - offset) as f32))
+    }
+
     /// Has the cache line of `x` brought into the nearest cache.
     #[inline(always)]
     fn prefetch<T>(self, _x: &T) {}

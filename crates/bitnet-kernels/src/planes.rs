@@ -31,7 +31,8 @@ const LARGEST: f64 = 127.0 * 256.0;
 const ROUNDING: f64 = 1.0 / (1u64 << 24) as f64;
 
 /// What is known about a row besides its codes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
 pub(crate) struct RowFacts {
     /// Distance between two codes.
     step: f32,

@@ -11,8 +11,10 @@ use std::ops::Range;
 
 use crate::arch::{fetch_to_write, multiply, multiply_groups};
 use crate::cpu::{Quantized, QuantizedRow, Rows, position};
-use crate::threads::Pool;
-use crate::{Cpu, KernelError, TernaryScales, TernaryWeights};
+use crate::gated_activation::{GeluTanh, Relu2, Silu};
+use crate::lanes::{Kernel, LANES, Lanes, Map, dispatch};
+use crate::threads::{ColumnTile, Pool};
+use crate::{Activation, Cpu, Isa, KernelError, TernaryScales, TernaryWeights, add, gated_activation};
 
 /// Rows that the tiers compute together.
 #[cfg(target_arch = "x86_64")]
@@ -20,9 +22,11 @@ pub(crate) const ROW_TILE: usize = 4;
 /// Weight bytes that a thread takes at a time: at least enough to make the hand-over cheap, at most what the threads can
 /// share evenly.
 const GRAIN: Range<usize> = 32 * 1024..256 * 1024;
-/// Tokens from which on a thread may take four times as much: hand-over and evenness cost nothing then, and some tiers prepare
-/// activations for each part.
-const PROMPT: usize = 20;
+
+/// Tokens from which on results are combined with what they meet while they are near; fewer fit the caches anyway.
+const FUSED: usize = 16;
+/// How many tokens ahead the cache is told of results.
+const AHEAD: usize = 8;
 
 /// A ternary matrix whose codes and scales have been checked.
 pub struct Ternary {
@@ -165,58 +169,217 @@ fn has_illegal(bytes: &[u8]) -> bool {
 
 /// `outs[i] = x · weights[i]ᵀ`.
 pub(crate) fn run(cpu: &Cpu, x: &Quantized, weights: &[&Ternary], outs: &mut [&mut Rows]) {
+    for out in outs.iter_mut() {
+        out.set_len(x.len());
+    }
+    share(cpu, x, weights, outs, |matrix, tile| products(cpu, x, weights[matrix], tile, Store));
+}
+
+/// `out += x · weightsᵀ`; `branch` may be used as working space.
+pub(crate) fn run_add(cpu: &Cpu, x: &Quantized, weights: &Ternary, branch: &mut Rows, out: &mut Rows) {
+    assert_eq!(x.len(), out.len(), "rows of the product and of what it is added to");
+    if x.len() < FUSED {
+        run(cpu, x, &[weights], &mut [branch]);
+        return add::run(cpu, out, branch);
+    }
+    share(cpu, x, &[weights], &mut [out], |_, tile| products(cpu, x, weights, tile, Combine(Sum)));
+}
+
+/// `gate = activation(x · weights[0]ᵀ) · (x · weights[1]ᵀ)`; `up` may be used as working space.
+pub(crate) fn run_gated(
+    cpu: &Cpu,
+    x: &Quantized,
+    weights: [&Ternary; 2],
+    activation: Activation,
+    gate: &mut Rows,
+    up: &mut Rows,
+) {
+    if x.len() < FUSED {
+        run(cpu, x, &weights, &mut [&mut *gate, &mut *up]);
+        return gated_activation::run(cpu, activation, gate, up);
+    }
+    gate.set_len(x.len());
+    assert_eq!((weights[1].rows(), weights[1].cols()), (gate.cols(), x.cols()), "shape of the up projection");
+    share(cpu, x, &[weights[0]], &mut [gate], |_, tile| {
+        // What the first product leaves is still near when the second arrives.
+        products(cpu, x, weights[0], tile, Store);
+        match activation {
+            Activation::Relu2 => products(cpu, x, weights[1], tile, Combine(Relu2)),
+            Activation::Silu => products(cpu, x, weights[1], tile, Combine(Silu)),
+            Activation::GeluTanh => products(cpu, x, weights[1], tile, Combine(GeluTanh)),
+        }
+    });
+}
+
+/// Shares the columns of all `outs` among the threads.
+fn share(
+    cpu: &Cpu,
+    x: &Quantized,
+    weights: &[&Ternary],
+    outs: &mut [&mut Rows],
+    body: impl Fn(usize, &mut ColumnTile<'_>) + Sync,
+) {
     assert_eq!(weights.len(), outs.len(), "one output per matrix");
-    for (ternary, out) in weights.iter().zip(outs.iter_mut()) {
+    for (ternary, out) in weights.iter().zip(outs.iter()) {
         assert_eq!(ternary.cols(), x.cols(), "columns of weights and activations");
         assert_eq!(ternary.rows(), out.cols(), "rows of weights and columns of the output");
-        out.set_len(x.len());
     }
     if x.is_empty() {
         return;
     }
     let row_bytes = x.cols().div_ceil(128) * 32;
     let bytes = weights.iter().map(|ternary| ternary.rows() * row_bytes).sum::<usize>();
-    let most = if x.len() < PROMPT { GRAIN.end } else { 4 * GRAIN.end };
-    let grain = (bytes / (4 * cpu.threads())).clamp(GRAIN.start, most) / row_bytes;
-    cpu.pool().columns(outs, grain, |matrix, mut tile| {
-        let ternary = weights[matrix];
-        let columns = tile.columns();
-        let panel = ternary.panel(columns.clone());
-        match &ternary.weights.scales {
-            TernaryScales::Tensor(scale) => multiply(cpu.isa(), panel, x, |row, token, sums| {
+    let grain = (bytes / (4 * cpu.threads())).clamp(GRAIN.start, GRAIN.end) / row_bytes;
+    cpu.pool().columns(outs, grain, |matrix, mut tile| body(matrix, &mut tile));
+}
+
+/// The products of all tokens with the rows of weights that belong to the columns of `tile`.
+fn products(cpu: &Cpu, x: &Quantized, ternary: &Ternary, tile: &mut ColumnTile<'_>, finish: impl Finish) {
+    let (isa, columns) = (cpu.isa(), tile.columns());
+    let panel = ternary.panel(columns.clone());
+    match &ternary.weights.scales {
+        TernaryScales::Tensor(scale) => multiply(isa, panel, x, |row, token, sums| {
+            // The next tokens' results are written soon, and those of many tokens exceed the caches.
+            if token + AHEAD < tile.rows().end {
+                fetch_to_write(&mut tile.row(token + AHEAD)[row..], sums.len());
+            }
+            let QuantizedRow { scale: s, sum, .. } = x.row(token);
+            let out = &mut tile.row(token)[row..row + sums.len()];
+            finish.finish(isa, Products::Sums { sums, sum, factor: scale / s }, out);
+        }),
+        // A single group needs no sum over groups: fma(a, b, 0) = a · b.
+        TernaryScales::Groups { len, values } if *len >= x.cols() => {
+            let scales = &values[columns];
+            multiply(isa, panel, x, |row, token, sums| {
                 let QuantizedRow { scale: s, sum, .. } = x.row(token);
-                let (out, next) = tile.row(token)[row..].split_at_mut(sums.len());
-                // The next rows' results are written soon, and those of many tokens exceed the caches.
-                fetch_to_write(next, sums.len());
-                for (out, acc) in out.iter_mut().zip(sums) {
-                    *out = (acc - sum) as f32 * (scale / s);
-                }
-            }),
-            // A single group needs no sum over groups: fma(a, b, 0) = a · b.
-            TernaryScales::Groups { len, values } if *len >= x.cols() => {
-                let scales = &values[columns];
-                multiply(cpu.isa(), panel, x, |row, token, sums| {
-                    let QuantizedRow { scale: s, sum, .. } = x.row(token);
-                    let out = &mut tile.row(token)[row..row + sums.len()];
-                    for ((out, acc), scale) in out.iter_mut().zip(sums).zip(&scales[row..]) {
-                        *out = (acc - sum) as f32 * scale / s;
-                    }
-                });
-            }
-            TernaryScales::Groups { len, values } => {
-                let groups = x.cols().div_ceil(*len);
-                let scales = &values[columns.start * groups..columns.end * groups];
-                let panel = GroupPanel { codes: panel, len: *len, groups, scales };
-                multiply_groups(cpu.isa(), panel, x, |row, token, values| {
-                    let s = x.row(token).scale;
-                    let out = &mut tile.row(token)[row..row + values.len()];
-                    for (out, value) in out.iter_mut().zip(values) {
-                        *out = value / s;
-                    }
-                });
-            }
+                let (scales, out) = (&scales[row..row + sums.len()], &mut tile.row(token)[row..row + sums.len()]);
+                finish.finish(isa, Products::ScaledSums { sums, sum, scales, s }, out);
+            });
         }
-    });
+        TernaryScales::Groups { len, values } => {
+            let groups = x.cols().div_ceil(*len);
+            let scales = &values[columns.start * groups..columns.end * groups];
+            let panel = GroupPanel { codes: panel, len: *len, groups, scales };
+            multiply_groups(isa, panel, x, |row, token, values| {
+                let s = x.row(token).scale;
+                finish.finish(isa, Products::Values { values, s }, &mut tile.row(token)[row..row + values.len()]);
+            });
+        }
+    }
+}
+
+/// What a tier gives for some rows of weights and one token of scale `s`.
+#[derive(Clone, Copy)]
+enum Products<'a> {
+    /// `(sums - sum) · factor`, where `factor` is the scale of the weights divided by `s`.
+    Sums { sums: &'a [i32], sum: i32, factor: f32 },
+    /// `(sums - sum) · scales / s`
+    ScaledSums { sums: &'a [i32], sum: i32, scales: &'a [f32], s: f32 },
+    /// `values / s`
+    Values { values: &'a [f32], s: f32 },
+}
+
+impl Products<'_> {
+    #[inline(always)]
+    fn value(self, i: usize) -> f32 {
+        match self {
+            Products::Sums { sums, sum, factor } => (sums[i] - sum) as f32 * factor,
+            Products::ScaledSums { sums, sum, scales, s } => (sums[i] - sum) as f32 * scales[i] / s,
+            Products::Values { values, s } => values[i] / s,
+        }
+    }
+
+    /// Sixteen values from `first` on, or what is left of them.
+    #[inline(always)]
+    fn values<L: Lanes>(self, l: L, first: usize, len: usize) -> L::V {
+        if let (LANES, Products::Sums { sums, sum, factor }) = (len, self)
+            && let Some(sums) = sums[first..].first_chunk()
+        {
+            return l.mul(l.i32_lanes(sums, sum), l.splat(factor));
+        }
+        let mut values = [0.0; LANES];
+        for (i, value) in values[..len].iter_mut().enumerate() {
+            *value = self.value(first + i);
+        }
+        l.load(&values)
+    }
+}
+
+/// What becomes of products.
+trait Finish: Copy + Sync {
+    /// Writes `out`.
+    fn finish(self, isa: Isa, products: Products<'_>, out: &mut [f32]);
+}
+
+/// They are the result.
+#[derive(Clone, Copy)]
+struct Store;
+
+impl Finish for Store {
+    #[inline(always)]
+    fn finish(self, isa: Isa, products: Products<'_>, out: &mut [f32]) {
+        if out.len() >= LANES {
+            return Combine(Keep).finish(isa, products, out);
+        }
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = products.value(i);
+        }
+    }
+}
+
+/// `out = f(out, product)`
+#[derive(Clone, Copy)]
+struct Combine<M>(M);
+
+impl<M: Map + Sync> Finish for Combine<M> {
+    #[inline(always)]
+    fn finish(self, isa: Isa, products: Products<'_>, out: &mut [f32]) {
+        dispatch(isa, Combined { products, map: self.0, out });
+    }
+}
+
+struct Combined<'a, M> {
+    products: Products<'a>,
+    map: M,
+    out: &'a mut [f32],
+}
+
+impl<M: Map> Kernel for Combined<'_, M> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let Combined { products, map, out } = self;
+        let (lanes, rest) = out.as_chunks_mut();
+        for (i, out) in lanes.iter_mut().enumerate() {
+            l.store(map.apply(l, l.load(out), products.values(l, i * LANES, LANES)), out);
+        }
+        if !rest.is_empty() {
+            let values = products.values(l, lanes.len() * LANES, rest.len());
+            l.store_part(map.apply(l, l.load_part(rest), values), rest);
+        }
+    }
+}
+
+/// The product alone.
+#[derive(Clone, Copy)]
+struct Keep;
+
+impl Map for Keep {
+    #[inline(always)]
+    fn apply<L: Lanes>(self, _: L, _: L::V, product: L::V) -> L::V {
+        product
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Sum;
+
+impl Map for Sum {
+    #[inline(always)]
+    fn apply<L: Lanes>(self, l: L, x: L::V, product: L::V) -> L::V {
+        l.add(x, product)
+    }
 }
 
 /// The oracle.

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::names::{BlockRole, Projection, Role};
 use crate::state::{Input, Inputs};
 use crate::weights::{Loader, Matrix};
-use bitnet_kernels::Backend;
+use bitnet_kernels::{Activation, Backend};
 use std::panic::resume_unwind;
 use std::{array, thread};
 
@@ -186,6 +186,45 @@ impl<B: Backend> Group<B> {
                 }
             }
         }
+    }
+}
+
+impl<B: Backend> Group<B> {
+    /// `out += norm(x) · weightᵀ` for the only matrix, with `branch` in between where that takes two steps.
+    pub(crate) fn add_to(
+        &self,
+        backend: &B,
+        x: &B::Rows,
+        norm: Option<&B::Norm>,
+        input: &mut Input<B>,
+        branch: &mut B::Rows,
+        out: &mut B::Rows,
+    ) {
+        if let Group::Together(Linear::Ternary(weights)) = self {
+            backend.norm_quantize(x, norm, &mut input.int8);
+            return backend.ternary_add(&input.int8, &weights[0], branch, out);
+        }
+        self.apply(backend, x, norm, input, [&mut *branch]);
+        backend.add(out, branch);
+    }
+
+    /// `gate = activation(gate projection) · up projection` of the two matrices, with `up` in between where that takes two
+    /// steps.
+    pub(crate) fn gated(
+        &self,
+        backend: &B,
+        x: &B::Rows,
+        norm: &B::Norm,
+        input: &mut Input<B>,
+        activation: Activation,
+        [gate, up]: [&mut B::Rows; 2],
+    ) {
+        if let Group::Together(Linear::Ternary(weights)) = self {
+            backend.norm_quantize(x, Some(norm), &mut input.int8);
+            return backend.ternary_gated(&input.int8, [&weights[0], &weights[1]], activation, gate, up);
+        }
+        self.apply(backend, x, Some(norm), input, [&mut *gate, &mut *up]);
+        backend.gated_activation(activation, gate, up);
     }
 }
 

@@ -170,28 +170,28 @@ impl<B: Backend> Model<B> {
             let rope = if block.window.is_some() { &self.local_rope } else { &self.rope };
             b.rope_store(q, k, v, rope, batch, layer, kv);
             b.attend(q, kv, batch, layer, c.attention_scale, block.window, attended);
-            block.output.apply(
-                b,
-                attended,
-                block.attention_sub_norm.as_ref(),
-                &mut buffers.attended_input,
-                [&mut *branch],
-            );
-            if let Some(norm) = &block.post_attention_norm {
-                b.norm(branch, norm, &mut buffers.branch_normed);
-                swap(branch, &mut buffers.branch_normed);
+            let sub_norm = block.attention_sub_norm.as_ref();
+            let input = &mut buffers.attended_input;
+            match &block.post_attention_norm {
+                None => block.output.add_to(b, attended, sub_norm, input, branch, hidden),
+                Some(norm) => {
+                    block.output.apply(b, attended, sub_norm, input, [&mut *branch]);
+                    b.norm(branch, norm, &mut buffers.branch_normed);
+                    b.add(hidden, &buffers.branch_normed);
+                }
             }
-            b.add(hidden, branch);
 
             // feed-forward
-            block.gate_up.apply(b, hidden, Some(&block.ffn_norm), &mut buffers.hidden_input, [gate, up]);
-            b.gated_activation(c.activation, gate, up);
-            block.down.apply(b, gate, block.ffn_sub_norm.as_ref(), &mut buffers.ffn_input, [&mut *branch]);
-            if let Some(norm) = &block.post_ffn_norm {
-                b.norm(branch, norm, &mut buffers.branch_normed);
-                swap(branch, &mut buffers.branch_normed);
+            block.gate_up.gated(b, hidden, &block.ffn_norm, &mut buffers.hidden_input, c.activation, [gate, &mut *up]);
+            let (sub_norm, input) = (block.ffn_sub_norm.as_ref(), &mut buffers.ffn_input);
+            match &block.post_ffn_norm {
+                None => block.down.add_to(b, gate, sub_norm, input, branch, hidden),
+                Some(norm) => {
+                    block.down.apply(b, gate, sub_norm, input, [&mut *branch]);
+                    b.norm(branch, norm, &mut buffers.branch_normed);
+                    b.add(hidden, &buffers.branch_normed);
+                }
             }
-            b.add(hidden, branch);
             observe(Stage::Block(layer), hidden);
         }
     }

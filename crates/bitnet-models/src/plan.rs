@@ -86,8 +86,8 @@ impl MemoryPlan {
     }
 }
 
-/// Bytes of one int8 row on the CPU: codes padded to 256 columns, a scale, and a sum per 32 columns.
+/// Bytes of one int8 row on the CPU: codes padded to 256 columns and a cache line, a scale, a sum, and a sum per 32 columns.
 fn int8_row(cols: usize) -> usize {
-    let padded = cols.saturating_add(255) / 256 * 256;
-    padded + 4 + padded / 32 * 4
+    let padded = cols.saturating_add(255) / 256 * 256 + 64;
+    padded + 8 + padded / 32 * 4
 }

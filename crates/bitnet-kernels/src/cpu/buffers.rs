@@ -68,11 +68,17 @@ pub(crate) const UNIT: usize = 256;
 /// Columns that share one entry of [`Quantized::sums`].
 pub(crate) const SUM_LEN: usize = 32;
 
+/// Bytes of a row of [`Quantized`]: whole units and a cache line, so that the same columns of many rows do not compete for
+/// the same places of the nearest cache.
+fn stride(cols: usize) -> usize {
+    cols.checked_next_multiple_of(UNIT).unwrap_or(usize::MAX).saturating_add(64)
+}
+
 /// int8 activations `[rows, cols]` with one scale per row.
 ///
 /// Columns are permuted so that one 64-byte load meets one shift of a 64-byte load of weights: in each unit of 256
 /// columns, column `128 b + 32 j + p` (`b` in 0..2, `j` in 0..4, `p` in 0..32) stands at `64 j + 32 b + p`. Rows are
-/// padded with zeros to whole units.
+/// padded with zeros to whole units, and to an odd number of cache lines.
 pub struct Quantized {
     data: Aligned<i8>,
     scales: Vec<RowScale>,
@@ -113,10 +119,10 @@ pub(crate) struct QuantizedRow<'a> {
 
 impl Quantized {
     pub(crate) fn new(capacity: usize, cols: usize) -> Result<Quantized, KernelError> {
-        let stride = cols.checked_next_multiple_of(UNIT).unwrap_or(usize::MAX);
+        let stride = stride(cols);
         let data = Aligned::zeroed("int8 activations", capacity.saturating_mul(stride))?;
         let scales = vec![RowScale::default(); capacity]; // small beside `data`
-        let sums = vec![0; capacity * stride / SUM_LEN];
+        let sums = vec![0; capacity * (stride / SUM_LEN)];
         Ok(Quantized { data, scales, sums, capacity, rows: 0, cols })
     }
 
@@ -153,7 +159,7 @@ impl Quantized {
 
     /// Bytes from row to row.
     pub(crate) fn stride(&self) -> usize {
-        self.cols.next_multiple_of(UNIT)
+        stride(self.cols)
     }
 
     pub(crate) fn row(&self, row: usize) -> QuantizedRow<'_> {
@@ -183,7 +189,7 @@ impl Quantized {
         (
             &mut self.data[..self.rows * stride],
             &mut self.scales[..self.rows],
-            &mut self.sums[..self.rows * stride / SUM_LEN],
+            &mut self.sums[..self.rows * (stride / SUM_LEN)],
         )
     }
 }

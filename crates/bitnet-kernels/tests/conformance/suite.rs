@@ -11,6 +11,7 @@ pub(crate) fn run<B: Backend>(backend: &B) {
     embeds(backend);
     norms(backend);
     multiplies_ternary(backend);
+    combines_products(backend);
     multiplies_dense(backend);
     attends(backend);
     gates_and_adds(backend);
@@ -313,6 +314,52 @@ fn multiplies_ternary<B: Backend>(backend: &B) {
                 }
             }
         }
+    }
+}
+
+/// Products that are combined with what is there give the very bits of the two verbs one after the other.
+fn combines_products<B: Backend>(backend: &B) {
+    let mut random = Random::new(31);
+    for (tokens, rows, cols, group) in
+        [(1, 40, 256, 0), (15, 33, 130, 0), (16, 50, 96, 96), (37, 70, 640, 64), (70, 161, 512, 0)]
+    {
+        let mut ternary = || {
+            let codes: Vec<u8> = (0..rows * cols).map(|_| (random.bits() % 3) as u8).collect();
+            let scales = match group {
+                0 => TernaryScales::Tensor(0.7),
+                len => TernaryScales::Groups {
+                    len,
+                    values: (0..rows * cols / len).map(|_| random.float().abs() + 0.1).collect(),
+                },
+            };
+            let codes = codes.chunks(cols).flat_map(pack_row).collect::<Vec<u8>>().into();
+            backend.ternary(TernaryWeights { rows, cols, codes, scales }).expect("valid weights")
+        };
+        let weights = [ternary(), ternary()];
+        let weights = weights.each_ref();
+        let x = upload(backend, &random.floats(tokens * cols), cols);
+        let mut quantized = backend.quantized(tokens, cols).expect("memory");
+        backend.norm_quantize(&x, None, &mut quantized);
+        let rows_of = |values: &[f32]| upload(backend, values, rows);
+        let (mut gate, mut up) = (rows_of(&vec![0.0; tokens * rows]), rows_of(&vec![0.0; tokens * rows]));
+        let residual = random.floats(tokens * rows);
+        let (mut sum, mut want_sum) = (rows_of(&residual), rows_of(&residual));
+        for activation in [Activation::Relu2, Activation::Silu, Activation::GeluTanh] {
+            backend.ternary_matmul(&quantized, &weights, &mut [&mut gate, &mut up]);
+            backend.gated_activation(activation, &mut gate, &up);
+            let want = download(backend, &gate, tokens * rows);
+            backend.ternary_gated(&quantized, weights, activation, &mut gate, &mut up);
+            assert_eq!(
+                download(backend, &gate, tokens * rows),
+                want,
+                "{activation:?} of {tokens} tokens, {rows} × {cols}"
+            );
+        }
+        backend.ternary_matmul(&quantized, &weights[..1], &mut [&mut up]);
+        backend.add(&mut want_sum, &up);
+        backend.ternary_add(&quantized, weights[0], &mut up, &mut sum);
+        let (got, want) = (download(backend, &sum, tokens * rows), download(backend, &want_sum, tokens * rows));
+        assert_eq!(got, want, "sum of {tokens} tokens, {rows} × {cols}");
     }
 }
 

@@ -11,14 +11,13 @@
 //! ```
 //!
 //! Bounds, per core. *Operations*: `tdpbssd` takes as many clocks as it has tokens, 16, so 2048 operations per clock:
-//! 7.4 Top/s were measured with registers alone. A prompt token of BitNet 2B-4T is 4.17 G operations, thus 0.56 ms.
-//! *Weights*: 16 rows × 256 columns are transposed into tile order and unpacked by 64 shuffles, 64 bit-matrix products
-//! and 64 stores, 16 clocks per tile, as much as 16 tokens cost: at 128 tokens an eighth of the products. They come
-//! from memory once per [`TOKEN_BLOCK`] tokens (521 MB, some 37 ms at one core's 14 GB/s, against 71 ms of products at
-//! 128), fetched ahead. *Activations*: 64 clocks of products load two tiles of weights from the first-level cache and
-//! two tiles (2 KB) of activations from the second, which gives some 48 bytes per clock. *Results*: at 2560 columns every
-//! 20 tile products make a kilobyte of floats, which leaves the caches; without writing them the kernel is 1.4 times as
-//! fast, so they are the next thing to improve, and then unpacking, a fifth of the time at 128 tokens.
+//! 7.4 Top/s were measured with registers alone, some 5.5 with the loads and the exchange of sums below. A prompt token of
+//! BitNet 2B-4T is 4.17 G operations, thus 0.56 ms. *Weights*: 16 rows × 256 columns are transposed into tile order and
+//! unpacked by 64 shuffles, 64 bit-matrix products and 64 stores; [`TOKEN_BLOCK`] tokens share that, and the 521 MB from
+//! memory, fetched ahead. *Activations*: 64 clocks of products load two tiles of weights from the first-level cache and two
+//! tiles (2 KB) of activations from the second, past the first. *Results*: half a kilobyte per token at a time, and what
+//! they are combined with is done while they are near (see `ternary_matmul`): they exceed the caches, and a core moves some
+//! 12 GB/s, so that without this they would take as long as the products.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -29,12 +28,14 @@ use super::ternary_avx512vnni::{self, load_unit};
 use crate::cpu::{Quantized, UNIT};
 use crate::ternary_matmul::Panel;
 
-/// Tokens from which on the matrix unit is faster than vectors: at 4 it is a fifth slower, at 6 they are equal.
-const FEWEST: usize = 8;
+/// Tokens from which on the matrix unit is faster than vectors, whose unpacking in registers is cheaper for fewer.
+const FEWEST: usize = 7;
 /// Tokens that share unpacked weights: their sums stay on the stack, their activations in the second-level cache.
-const TOKEN_BLOCK: usize = 128;
+const TOKEN_BLOCK: usize = 256;
 /// Tokens, and weight rows, of the four tiles of sums.
 const SIDE: usize = 2 * TILE_ROWS;
+/// Rows whose results are written together: half a kilobyte per token.
+const ROW_BLOCK: usize = 4 * SIDE;
 /// Tile products along a unit of columns.
 const STEPS: usize = UNIT / TILE_BYTES;
 /// Units of columns that are unpacked at a time: 16 KB of weights stay in the first-level cache.
@@ -48,12 +49,12 @@ type Step = [[Line; TILE_ROWS]; 2];
 #[repr(align(64))]
 struct Line([u8; TILE_BYTES]);
 
-/// Sums of one token.
+/// Sums of one token. An odd number of cache lines, so that those of a tile's tokens are spread over the cache.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Sums([i32; SIDE]);
+struct Sums([i32; ROW_BLOCK + 16]);
 
-/// `store(row, token, sums)` for all rows of the panel, some at a time, and all tokens of `x`, a few of them twice; sums
+/// `store(row, token, sums)` for all rows of the panel, some at a time, and all tokens of `x`; sums
 /// are `Σ q·code`.
 ///
 /// # Safety
@@ -68,17 +69,23 @@ pub(crate) unsafe fn multiply(panel: Panel<'_>, x: &Quantized, mut store: impl F
     for block in 0..blocks {
         let tokens = x.len() * block / blocks..x.len() * (block + 1) / blocks;
         // SAFETY: the caller's promise.
-        unsafe { many_tokens(panel, x, tokens, &mut store) };
+        unsafe {
+            if tokens.len() <= SIDE {
+                many_tokens::<SIDE>(panel, x, tokens, &mut store);
+            } else {
+                many_tokens::<TOKEN_BLOCK>(panel, x, tokens, &mut store);
+            }
+        }
     }
 }
 
-/// All rows for a block of tokens. An even number of tiles shares the tokens evenly; where that leaves a rest, the last
+/// All rows for a block of at most `N` tokens. An even number of tiles shares the tokens evenly; where that leaves a rest, the last
 /// tiles begin earlier and compute some tokens again, so that there is neither padding nor a second configuration.
 ///
 /// # Safety
 /// As for [`multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,gfni")]
-unsafe fn many_tokens(
+unsafe fn many_tokens<const N: usize>(
     panel: Panel<'_>,
     x: &Quantized,
     tokens: Range<usize>,
@@ -94,56 +101,79 @@ unsafe fn many_tokens(
     let _configured = unsafe { Tiles::configure(height) };
     let units = panel.row(0).len().div_ceil(64);
     let mut weights = [[[Line([0; TILE_BYTES]); TILE_ROWS]; 2]; UNIT_BLOCK * STEPS];
-    let mut sums = [Sums([0; SIDE]); TOKEN_BLOCK];
-    for first in (0..panel.rows()).step_by(SIDE) {
-        let rows = SIDE.min(panel.rows() - first);
-        sums[..tiles * TILE_ROWS].fill(Sums([0; SIDE]));
-        for start in (0..units).step_by(UNIT_BLOCK) {
-            let units = start..(start + UNIT_BLOCK).min(units);
-            unpack(panel, first, units.clone(), &mut weights);
-            let weights = &weights[..units.len() * STEPS];
-            for (pair, sums) in sums[..tiles * TILE_ROWS].chunks_exact_mut(SIDE).enumerate() {
-                let activations = [2 * pair, 2 * pair + 1].map(|tile| x.codes(tile_tokens(tile)));
-                // SAFETY: the tiles are configured for `height` tokens.
-                unsafe { add_products(activations, height, start, weights, sums) };
+    let mut sums = [Sums([0; ROW_BLOCK + 16]); N];
+    for first in (0..panel.rows()).step_by(ROW_BLOCK) {
+        let rows = first..panel.rows().min(first + ROW_BLOCK);
+        for (side, row) in rows.clone().step_by(SIDE).enumerate() {
+            for start in (0..units).step_by(UNIT_BLOCK) {
+                let units = start..(start + UNIT_BLOCK).min(units);
+                unpack(panel, row, units.clone(), &mut weights);
+                let weights = &weights[..units.len() * STEPS];
+                for (pair, sums) in sums[..tiles * TILE_ROWS].chunks_exact_mut(SIDE).enumerate() {
+                    let activations = [2 * pair, 2 * pair + 1].map(|tile| x.codes(tile_tokens(tile)));
+                    // SAFETY: the tiles are configured for `height` tokens.
+                    unsafe { add_products(activations, height, start, weights, sums, side) };
+                }
             }
         }
+        let mut done = tokens.start;
         for tile in 0..tiles {
-            for (token, Sums(sums)) in tile_tokens(tile).zip(&sums[tile * TILE_ROWS..]) {
-                store(first, token, &sums[..rows]);
+            for (token, Sums(sums)) in
+                tile_tokens(tile).zip(&sums[tile * TILE_ROWS..]).skip(done - tile_tokens(tile).start)
+            {
+                store(first, token, &sums[..rows.len()]);
             }
+            done = tile_tokens(tile).end;
         }
     }
 }
 
 /// Adds the products of two tiles of `height` tokens (whole rows of [`Quantized`], from unit `start`) with the unpacked
-/// weights to the sums: of the first tile's tokens from 0, of the second's from [`TILE_ROWS`].
+/// weights to the sums number `side` of [`SIDE`] rows: of the first tile's tokens from 0, of the second's from
+/// [`TILE_ROWS`]. At the start of a row the sums begin anew.
 ///
 /// # Safety
 /// The tiles of this thread must be configured for `height` rows.
 #[inline]
-unsafe fn add_products(activations: [&[i8]; 2], height: usize, start: usize, weights: &[Step], sums: &mut [Sums]) {
+unsafe fn add_products(
+    activations: [&[i8]; 2],
+    height: usize,
+    start: usize,
+    weights: &[Step],
+    sums: &mut [Sums],
+    side: usize,
+) {
     let stride = activations[0].len() / height;
     assert!(height <= TILE_ROWS && activations.iter().all(|rows| rows.len() == height * stride));
     assert!(start * UNIT + weights.len() * TILE_BYTES <= stride);
-    assert!(!weights.is_empty() && sums.len() == SIDE);
+    assert!(!weights.is_empty() && sums.len() == SIDE && (side + 1) * SIDE <= ROW_BLOCK);
     let [a, b] = activations.map(|rows| rows.as_ptr().wrapping_add(start * UNIT));
+    let (upper, lower) = sums.split_at_mut(TILE_ROWS);
     // SAFETY: with steps of `stride`, tiles 6 and 7 read `height` rows of activations, 64 bytes per step, which end
     // within the slices by the assertions. Tiles 4 and 5 read one `Step` of 2048 bytes per step. Tiles 0..4 read and
-    // write 16 sums each of `height` out of 16 tokens, in a slice of 32 tokens of 128 bytes.
+    // write 16 sums each of `height` out of 16 tokens, of which each half has as many. Activations are not kept in the
+    // nearest cache (`t1`), where the weights shall stay.
     unsafe {
         asm!(
-            "tileloadd tmm0, [{sums} + {line} * 2]",
-            "tileloadd tmm1, [{sums} + {line} * 2 + 64]",
-            "tileloadd tmm2, [{sums} + {line} * 2 + 2048]",
-            "tileloadd tmm3, [{sums} + {line} * 2 + 2112]",
+            "test {start}, {start}",
+            "jz 3f",
+            "tileloadd tmm0, [{upper} + {sums}]",
+            "tileloadd tmm1, [{upper} + {sums} + 64]",
+            "tileloadd tmm2, [{lower} + {sums}]",
+            "tileloadd tmm3, [{lower} + {sums} + 64]",
+            "jmp 2f",
+            "3:",
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
             "2:",
-            "tileloadd tmm6, [{a} + {stride}]",
+            "tileloaddt1 tmm6, [{a} + {stride}]",
             "tileloadd tmm4, [{weights} + {line}]",
             "tdpbssd tmm0, tmm6, tmm4",
             "tileloadd tmm5, [{weights} + {line} + 1024]",
             "tdpbssd tmm1, tmm6, tmm5",
-            "tileloadd tmm7, [{b} + {stride}]",
+            "tileloaddt1 tmm7, [{b} + {stride}]",
             "tdpbssd tmm2, tmm7, tmm4",
             "tdpbssd tmm3, tmm7, tmm5",
             "add {a}, 64",
@@ -151,16 +181,19 @@ unsafe fn add_products(activations: [&[i8]; 2], height: usize, start: usize, wei
             "add {weights}, 2048",
             "dec {steps}",
             "jnz 2b",
-            "tilestored [{sums} + {line} * 2], tmm0",
-            "tilestored [{sums} + {line} * 2 + 64], tmm1",
-            "tilestored [{sums} + {line} * 2 + 2048], tmm2",
-            "tilestored [{sums} + {line} * 2 + 2112], tmm3",
+            "tilestored [{upper} + {sums}], tmm0",
+            "tilestored [{upper} + {sums} + 64], tmm1",
+            "tilestored [{lower} + {sums}], tmm2",
+            "tilestored [{lower} + {sums} + 64], tmm3",
+            start = in(reg) start,
             a = inout(reg) a => _,
             b = inout(reg) b => _,
             weights = inout(reg) weights.as_ptr() => _,
             steps = inout(reg) weights.len() => _,
-            sums = in(reg) sums.as_mut_ptr(),
+            upper = in(reg) upper[0].0[side * SIDE..].as_mut_ptr(),
+            lower = in(reg) lower[0].0[side * SIDE..].as_mut_ptr(),
             stride = in(reg) stride,
+            sums = in(reg) size_of::<Sums>(),
             line = in(reg) TILE_BYTES,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
