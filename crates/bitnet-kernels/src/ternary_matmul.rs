@@ -22,7 +22,9 @@ pub(crate) const ROW_TILE: usize = 4;
 /// Weight bytes that a thread takes at a time: at least enough to make the hand-over cheap, at most what the threads can
 /// share evenly.
 const GRAIN: Range<usize> = 32 * 1024..256 * 1024;
-
+/// Tokens from which on a thread may take four times as much on tiers that prepare activations for each part: hand-over and
+/// evenness cost nothing then.
+const PROMPT: usize = 20;
 /// Tokens from which on results are combined with what they meet while they are near; fewer fit the caches anyway.
 const FUSED: usize = 16;
 /// How many tokens ahead the cache is told of results.
@@ -229,7 +231,9 @@ fn share(
     }
     let row_bytes = x.cols().div_ceil(128) * 32;
     let bytes = weights.iter().map(|ternary| ternary.rows() * row_bytes).sum::<usize>();
-    let grain = (bytes / (4 * cpu.threads())).clamp(GRAIN.start, GRAIN.end) / row_bytes;
+    let prepares = !matches!(cpu.isa(), Isa::Amx | Isa::Avx512Vnni);
+    let most = if prepares && x.len() >= PROMPT { 4 * GRAIN.end } else { GRAIN.end };
+    let grain = (bytes / (4 * cpu.threads())).clamp(GRAIN.start, most) / row_bytes;
     cpu.pool().columns(outs, grain, |matrix, mut tile| body(matrix, &mut tile));
 }
 

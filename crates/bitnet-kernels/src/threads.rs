@@ -291,17 +291,20 @@ impl Pool {
 
     /// Splits the columns of all `outs` among the threads: every column range of every matrix goes to one call of
     /// `body(matrix, tile)`, which may write these columns of all rows. Ranges start at multiples of [`COLUMN_STEP`]
-    /// and are about `grain` columns wide.
+    /// and are at most about `grain` columns wide, all of a matrix about the same.
     pub(crate) fn columns(&self, outs: &mut [&mut Rows], grain: usize, body: impl Fn(usize, ColumnTile<'_>) + Sync) {
         let grain = grain.max(1).next_multiple_of(COLUMN_STEP);
         for (pass, outs) in outs.chunks_mut(MATRICES).enumerate() {
             let count = outs.len();
             let mut ends = [0; MATRICES]; // running totals of the parts of each matrix
+            let mut widths = [0; MATRICES]; // of the parts
             let mut targets: [Option<Target<'_>>; MATRICES] = [const { None }; MATRICES];
             let mut total = 0;
             for (i, out) in outs.iter_mut().enumerate() {
                 let (rows, cols) = (out.len(), out.cols());
-                total += cols.div_ceil(grain);
+                let parts = cols.div_ceil(grain);
+                widths[i] = cols.div_ceil(parts.max(1)).next_multiple_of(COLUMN_STEP);
+                total += parts;
                 ends[i] = total;
                 targets[i] = Some(Target { data: Disjoint::new(out.data_mut()), rows, cols });
             }
@@ -309,7 +312,8 @@ impl Pool {
                 let matrix = ends[..count].partition_point(|&end| end <= part);
                 let first = part - if matrix == 0 { 0 } else { ends[matrix - 1] };
                 if let Some(target) = &targets[matrix] {
-                    let columns = first * grain..((first + 1) * grain).min(target.cols);
+                    let width = widths[matrix];
+                    let columns = (first * width).min(target.cols)..((first + 1) * width).min(target.cols);
                     body(pass * MATRICES + matrix, ColumnTile { target, columns, rows: 0..target.rows });
                 }
             });

@@ -107,7 +107,7 @@ fn every_tier_gives_the_exact_sums_at_odd_sizes() {
     for isa in Isa::available() {
         let cpu = cpu(isa, 1);
         for cols in [1, 31, 32, 33, 127, 128, 129, 255, 256, 257, 384, 640, 6912] {
-            for (rows, tokens) in [(1, 1), (3, 2), (5, 3), (7, 7), (37, 1), (2, 125)] {
+            for (rows, tokens) in [(1, 1), (3, 2), (5, 3), (7, 7), (37, 1), (33, 12), (2, 125), (101, 53), (650, 25)] {
                 let (codes, weights) = (random.codes(tokens, cols), random.weights(rows * cols));
                 check(&cpu, &codes, &weights, rows, cols, TernaryScales::Tensor(0.37));
                 let values = random.scales(rows);
@@ -159,6 +159,10 @@ fn extreme_activations_and_weights_do_not_overflow() {
                     check(&cpu, &codes, &weights, 5, cols, TernaryScales::Tensor(1.0));
                     let values = vec![1.0; 5 * cols.div_ceil(256)];
                     check(&cpu, &codes, &weights, 5, cols, TernaryScales::Groups { len: 256, values });
+                    if cols < 3000 {
+                        let (codes, weights) = (vec![code; 32 * cols], vec![weight; 64 * cols]);
+                        check(&cpu, &codes, &weights, 64, cols, TernaryScales::Tensor(1.0));
+                    }
                 }
             }
             let alternating: Vec<f32> = (0..cols).map(|i| if i % 2 == 0 { 127.0 } else { -127.0 }).collect();

@@ -8,8 +8,9 @@ use crate::planes::{Planes, Query};
 use crate::ternary_matmul::{GroupPanel, Ternary};
 use crate::{Isa, KernelError, TernaryScales, TernaryWeights};
 
-/// Odd counts, so that every tail of every kernel is used, above the 32 × 32 of the largest tile.
-const ROWS: usize = 35;
+/// Odd counts, so that every tail of every kernel is used, above the 32 × 32 of the largest tile and the 64 rows from which
+/// on tables are used.
+const ROWS: usize = 67;
 const COLS: usize = 520;
 const TOKENS: usize = 37;
 /// Of 64 columns each.

@@ -11,6 +11,7 @@ pub(crate) mod planes;
 pub(crate) mod quantize;
 pub(crate) mod ternary_amx;
 pub(crate) mod ternary_avx512vnni;
+mod ternary_tables;
 mod ternary_vectors;
 
 /// The integer kernels of a tier below AVX-512: written once over [`bytes::Bytes`], compiled for its features.

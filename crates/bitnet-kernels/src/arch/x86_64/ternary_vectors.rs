@@ -6,26 +6,36 @@
 use std::arch::x86_64::*;
 
 use super::bytes::Bytes;
+use super::ternary_tables;
 use crate::cpu::{Quantized, QuantizedRow, UNIT};
 use crate::ternary_matmul::{GroupPanel, Panel, ROW_TILE};
 
 /// How far ahead of the products the weights are fetched.
 const PREFETCH: usize = 4096;
-/// Tokens that share an unpacked weight vector.
-const TOKEN_TILE: usize = 4;
+/// Tokens that share unpacked weights.
+const TOKEN_TILE: usize = 6;
+/// Rows that share activations: their sums for all tokens of a tile fit sixteen registers.
+const R: usize = 2;
+/// Rows whose results are stored together, a cache line per token.
+const LINE: usize = 16;
 
 /// `store(row, token, sums)` for all rows of the panel, some at a time, and all tokens of `x`; sums are `Σ q·code`.
 #[inline(always)]
 pub(super) fn multiply<B: Bytes>(b: B, panel: Panel<'_>, x: &Quantized, mut store: impl FnMut(usize, usize, &[i32])) {
-    let mut token = 0;
+    let mut token = ternary_tables::worthwhile(panel, x);
+    if token > 0 {
+        ternary_tables::multiply(panel, x, 0..token, &mut store);
+    }
     while token < x.len() {
         let left = x.len() - token;
         let count = left.div_ceil(left.div_ceil(TOKEN_TILE));
         match count {
             1 => one_token(b, panel, x, token, &mut store),
-            2 => tokens::<B, 2, 2>(b, panel, x, token, &mut store),
-            3 => tokens::<B, 3, 2>(b, panel, x, token, &mut store),
-            _ => tokens::<B, 4, 2>(b, panel, x, token, &mut store),
+            2 => tokens::<B, 2>(b, panel, x, token, &mut store),
+            3 => tokens::<B, 3>(b, panel, x, token, &mut store),
+            4 => tokens::<B, 4>(b, panel, x, token, &mut store),
+            5 => tokens::<B, 5>(b, panel, x, token, &mut store),
+            _ => tokens::<B, 6>(b, panel, x, token, &mut store),
         }
         token += count;
     }
@@ -54,9 +64,9 @@ fn one_token<B: Bytes>(
     }
 }
 
-/// All rows for `T` tokens from `first`, `R` rows at a time.
+/// All rows for `T` tokens from `first`.
 #[inline(always)]
-fn tokens<B: Bytes, const T: usize, const R: usize>(
+fn tokens<B: Bytes, const T: usize>(
     b: B,
     panel: Panel<'_>,
     x: &Quantized,
@@ -67,15 +77,17 @@ fn tokens<B: Bytes, const T: usize, const R: usize>(
     for t in 0..T {
         activations[t] = x.row(first + t).codes;
     }
-    for row in (0..panel.rows()).step_by(R) {
-        let count = R.min(panel.rows() - row);
-        let mut codes: [&[u8]; R] = [&[]; R];
-        for r in 0..R {
-            codes[r] = panel.row(row + r.min(count - 1));
+    let last = panel.rows() - 1;
+    for line in (0..=last).step_by(LINE) {
+        let mut sums = [[0; LINE]; T];
+        for row in (line..=last.min(line + LINE - 1)).step_by(R) {
+            let pair = dot(b, [panel.row(row), panel.row(last.min(row + 1))], activations);
+            for t in 0..T {
+                sums[t][row - line..][..R].copy_from_slice(&pair[t]);
+            }
         }
-        let sums = dot(b, codes, activations);
         for t in 0..T {
-            store(row, first + t, &sums[t][..count]);
+            store(line, first + t, &sums[t][..LINE.min(last + 1 - line)]);
         }
     }
 }
@@ -127,7 +139,7 @@ fn dot_one<B: Bytes>(b: B, row: &[u8], activations: &[i8]) -> i32 {
 }
 
 #[inline(always)]
-fn dot<B: Bytes, const T: usize, const R: usize>(b: B, rows: [&[u8]; R], activations: [&[i8]; T]) -> [[i32; R]; T] {
+fn dot<B: Bytes, const T: usize>(b: B, rows: [&[u8]; R], activations: [&[i8]; T]) -> [[i32; R]; T] {
     let len = rows[0].len();
     assert!(len.is_multiple_of(32) && rows.iter().all(|row| row.len() == len));
     assert!(activations.iter().all(|row| row.len() * 2 >= len.next_multiple_of(64) * 8));
@@ -164,10 +176,16 @@ fn dot<B: Bytes, const T: usize, const R: usize>(b: B, rows: [&[u8]; R], activat
         }
     }
     let mut sums = [[0; R]; T];
-    for t in 0..T {
-        for r in 0..R {
-            sums[t][r] = b.sum(wide[t][r]);
+    for t in (0..T).step_by(2) {
+        let other = (T - 1).min(t + 1);
+        let mut four = [0; 4];
+        // SAFETY: every x86-64 processor has SSE2; `four` has 16 bytes.
+        unsafe {
+            let v = b.four_sums([wide[t][0], wide[t][1], wide[other][0], wide[other][1]]);
+            _mm_storeu_si128(four.as_mut_ptr().cast(), v);
         }
+        sums[t] = [four[0], four[1]];
+        sums[other] = [four[2], four[3]];
     }
     sums
 }
