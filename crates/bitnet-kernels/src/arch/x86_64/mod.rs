@@ -23,15 +23,35 @@ macro_rules! tier {
         /// Of all functions: the processor must have these features.
         pub(crate) mod $tier {
             use super::bytes::*;
-            use super::{planes, ternary_vectors};
+            use super::{planes, ternary_tables, ternary_vectors};
             use crate::cpu::{Quantized, RowScale};
             use crate::planes::{CoarseRows, Query};
             use crate::ternary_matmul::{GroupPanel, Panel};
 
             #[target_feature(enable = $features)]
-            pub(crate) unsafe fn multiply(panel: Panel<'_>, x: &Quantized, store: impl FnMut(usize, usize, &[i32])) {
+            pub(crate) unsafe fn multiply(
+                panel: Panel<'_>,
+                x: &Quantized,
+                mut store: impl FnMut(usize, usize, &[i32]),
+            ) {
+                let many = ternary_tables::worthwhile(panel, x);
+                if many > 0 {
+                    by_tables(panel, x, many, &mut store);
+                }
                 // SAFETY: this function has the features.
-                ternary_vectors::multiply(unsafe { <$bytes>::new() }, panel, x, store);
+                ternary_vectors::multiply(unsafe { <$bytes>::new() }, panel, x, many..x.len(), store);
+            }
+
+            /// Apart, because it takes a quarter of a megabyte of stack.
+            #[inline(never)]
+            #[target_feature(enable = $features)]
+            fn by_tables(
+                panel: Panel<'_>,
+                x: &Quantized,
+                tokens: usize,
+                store: &mut impl FnMut(usize, usize, &[i32]),
+            ) {
+                ternary_tables::multiply(panel, x, 0..tokens, store);
             }
 
             #[target_feature(enable = $features)]

@@ -4,9 +4,9 @@
 //! loaded: the products between two calls of [`Bytes::widen`] are no more than [`Bytes::ROOM`], so nothing overflows.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::bytes::Bytes;
-use super::ternary_tables;
 use crate::cpu::{Quantized, QuantizedRow, UNIT};
 use crate::ternary_matmul::{GroupPanel, Panel, ROW_TILE};
 
@@ -19,23 +19,26 @@ const R: usize = 2;
 /// Rows whose results are stored together, a cache line per token.
 const LINE: usize = 16;
 
-/// `store(row, token, sums)` for all rows of the panel, some at a time, and all tokens of `x`; sums are `Σ q·code`.
+/// `store(row, token, sums)` for all rows of the panel, some at a time, and `tokens` of `x`; sums are `Σ q·code`.
 #[inline(always)]
-pub(super) fn multiply<B: Bytes>(b: B, panel: Panel<'_>, x: &Quantized, mut store: impl FnMut(usize, usize, &[i32])) {
-    let mut token = ternary_tables::worthwhile(panel, x);
-    if token > 0 {
-        ternary_tables::multiply(panel, x, 0..token, &mut store);
-    }
-    while token < x.len() {
-        let left = x.len() - token;
+pub(super) fn multiply<B: Bytes>(
+    b: B,
+    panel: Panel<'_>,
+    x: &Quantized,
+    tokens: Range<usize>,
+    mut store: impl FnMut(usize, usize, &[i32]),
+) {
+    let mut token = tokens.start;
+    while token < tokens.end {
+        let left = tokens.end - token;
         let count = left.div_ceil(left.div_ceil(TOKEN_TILE));
         match count {
             1 => one_token(b, panel, x, token, &mut store),
-            2 => tokens::<B, 2>(b, panel, x, token, &mut store),
-            3 => tokens::<B, 3>(b, panel, x, token, &mut store),
-            4 => tokens::<B, 4>(b, panel, x, token, &mut store),
-            5 => tokens::<B, 5>(b, panel, x, token, &mut store),
-            _ => tokens::<B, 6>(b, panel, x, token, &mut store),
+            2 => few_tokens::<B, 2>(b, panel, x, token, &mut store),
+            3 => few_tokens::<B, 3>(b, panel, x, token, &mut store),
+            4 => few_tokens::<B, 4>(b, panel, x, token, &mut store),
+            5 => few_tokens::<B, 5>(b, panel, x, token, &mut store),
+            _ => few_tokens::<B, 6>(b, panel, x, token, &mut store),
         }
         token += count;
     }
@@ -66,7 +69,7 @@ fn one_token<B: Bytes>(
 
 /// All rows for `T` tokens from `first`.
 #[inline(always)]
-fn tokens<B: Bytes, const T: usize>(
+fn few_tokens<B: Bytes, const T: usize>(
     b: B,
     panel: Panel<'_>,
     x: &Quantized,
