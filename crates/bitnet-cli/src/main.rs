@@ -12,6 +12,7 @@ mod interrupt;
 mod machine;
 mod model_args;
 mod numbers;
+mod perf_track;
 mod sampling_args;
 mod text_input;
 
@@ -25,7 +26,8 @@ fn main() -> ExitCode {
     };
     let console = console::Console::new(cli.quiet);
     console.start_log();
-    match cli.command.run(&console) {
+    let result = cli.command.run(&console);
+    match result.and(perf_track::finish()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error, &console),
     }

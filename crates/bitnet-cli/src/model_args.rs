@@ -1,6 +1,7 @@
 //! Which model, and how it is read and run.
 
 use crate::console::Console;
+use crate::perf_track;
 use anyhow::Context;
 use bitnet::formats::{I2sLayout, OpenOptions, TileParams};
 use bitnet::kernels::{Activation, Isa};
@@ -225,6 +226,7 @@ pub(crate) fn engine_of(
     let engine =
         Engine::from_checkpoint(checkpoint, options).with_context(|| format!("cannot load {}", path.name()))?;
     let tokenizer = engine.tokenizer().map_or(&[][..], Tokenizer::notes);
+    engine.tracker().into_iter().for_each(|tracker| perf_track::keep(tracker, engine.load_time()));
     engine.model().notes().iter().chain(tokenizer).for_each(|note| console.note(note));
     Ok(engine)
 }

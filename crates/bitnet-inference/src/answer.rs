@@ -3,10 +3,11 @@
 use crate::sampler::{self, Sampler, logprobs};
 use crate::sequence::Sequence;
 use crate::stop::StopTexts;
+use crate::tracking::Tracker;
 use crate::{Engine, FinishReason, GenerateRequest, InferenceError, REPEAT_LIMIT, TokenEvent, TokenLogprob, Usage};
 use bitnet_kernels::Top;
 use bitnet_models::DecodeStream;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::time::Instant;
 
 /// More alternatives than this are not reported.
@@ -67,6 +68,7 @@ pub(crate) struct Answer<'e> {
     repeats: (u32, usize),
     finish: Option<FinishReason>,
     begin: Instant,
+    tracker: Option<&'e Tracker>,
 }
 
 impl<'e> Answer<'e> {
@@ -98,6 +100,7 @@ impl<'e> Answer<'e> {
             repeats: (u32::MAX, 0),
             finish: (request.max_tokens == 0).then_some(FinishReason::Length),
             begin,
+            tracker: engine.tracker().map(Deref::deref),
         })
     }
 
@@ -126,7 +129,11 @@ impl<'e> Answer<'e> {
         complete: bool,
         sequence: &mut Sequence,
     ) -> Result<u32, InferenceError> {
+        let begin = self.tracker.map(|tracker| (tracker, Instant::now()));
         let id = self.sampler.sample_computed(logits, complete, sequence.tokens())?;
+        if let Some((tracker, begin)) = begin {
+            tracker.sampled(begin.elapsed());
+        }
         sequence.push(id);
         self.usage.new_tokens += 1;
         self.repeats = if self.repeats.0 == id { (id, self.repeats.1 + 1) } else { (id, 1) };

@@ -3,6 +3,7 @@
 use crate::engine::Run;
 use crate::sampler::{Random, Sampler};
 use crate::sequence::Sequence;
+use crate::tracking::{ProcessUse, percentile};
 use crate::{Engine, EngineOptions, InferenceError, Sampling};
 use bitnet_kernels::{PAGE_LEN, Wanted};
 use std::time::Instant;
@@ -122,6 +123,14 @@ pub struct BenchReport {
     pub decode_speed: Spread,
     /// Seconds from the beginning of a prompt to its first token.
     pub first_token: Spread,
+    /// Seconds from one generated token to the next, of all repetitions.
+    pub token_seconds: Spread,
+    /// Seconds of a whole repetition: prompts and answers.
+    pub request_seconds: Spread,
+    /// Prompt and generated tokens per second of a whole repetition.
+    pub total_speed: Spread,
+    /// Processor time over time, of the repetitions that count: 2 is two threads at work. `None` where the system does not say.
+    pub cpu_share: Option<f64>,
     /// Seconds to open the model.
     pub load: f64,
     /// Largest resident memory of the process so far, in bytes; see [`peak_memory`].
@@ -160,6 +169,18 @@ impl BenchReport {
             "decode_tokens_per_second_sd": self.decode_speed.sd,
             "time_to_first_token_seconds": self.first_token.mean,
             "time_to_first_token_seconds_sd": self.first_token.sd,
+            "tokens_per_second": self.total_speed.mean,
+            "tokens_per_second_sd": self.total_speed.sd,
+            "token_latency_seconds": latency(&self.token_seconds),
+            "request_latency_seconds": latency(&self.request_seconds),
+            "cpu_percent": self.cpu_share.map(|share| share * 100.0),
+            "values": {
+                "prompt_tokens_per_second": self.prompt_speed.values,
+                "decode_tokens_per_second": self.decode_speed.values,
+                "tokens_per_second": self.total_speed.values,
+                "time_to_first_token_seconds": self.first_token.values,
+                "request_seconds": self.request_seconds.values,
+            },
             "load_seconds": self.load,
             "peak_resident_bytes": self.peak_memory,
             "planned_bytes": self.planned_memory,
@@ -171,6 +192,14 @@ impl BenchReport {
             "decode_bandwidth_fraction": self.decode_fraction,
         })
     }
+}
+
+/// Percentiles under the names that scripts rely on; null when there are no values.
+fn latency(spread: &Spread) -> serde_json::Value {
+    let mut ascending = spread.values.clone();
+    ascending.sort_by(f64::total_cmp);
+    let at = |percent| percentile(&ascending, percent);
+    serde_json::json!({"p50": at(50.0), "p95": at(95.0), "p99": at(99.0), "mean": spread.mean, "sd": spread.sd})
 }
 
 impl Engine {
@@ -191,10 +220,21 @@ impl Engine {
         let decoded = (batch * (new - 1)) as f64;
         let mut runners = Runners::new(self, spec)?;
         let (mut prompt_speeds, mut decode_speeds, mut first_tokens) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut token_seconds, mut request_seconds, mut total_speeds) = (Vec::new(), Vec::new(), Vec::new());
         let mut bytes = Vec::new();
+        let (mut cpu_before, mut counted) = (None, Instant::now());
         for rep in 0..=reps {
             let time = runners.measure(spec)?;
-            if rep > 0 {
+            if rep == 0 {
+                if let Some(tracker) = self.tracker() {
+                    tracker.clear(); // this repetition does not count
+                }
+                (cpu_before, counted) = (ProcessUse::now().cpu_seconds, Instant::now());
+            } else {
+                let seconds = time.prompts + time.decode;
+                request_seconds.push(seconds);
+                total_speeds.push((batch * (prompt + new)) as f64 / seconds);
+                token_seconds.extend(time.tokens);
                 prompt_speeds.push((batch * prompt) as f64 / time.prompts);
                 first_tokens.push(time.prompts / batch as f64);
                 if new > 1 {
@@ -206,6 +246,8 @@ impl Engine {
                 break;
             }
         }
+        let counted = counted.elapsed().as_secs_f64();
+        let cpu_seconds = ProcessUse::now().cpu_seconds.zip(cpu_before).map(|(after, before)| after - before);
         drop(runners);
         let cpu = self.model().backend();
         let weight_bytes = match new {
@@ -230,6 +272,10 @@ impl Engine {
             decode_fraction: decode_speed.mean / decode_bound,
             decode_speed,
             first_token: Spread::of(first_tokens),
+            token_seconds: Spread::of(token_seconds),
+            request_seconds: Spread::of(request_seconds),
+            total_speed: Spread::of(total_speeds),
+            cpu_share: cpu_seconds.map(|seconds| seconds / counted),
             load: self.load_time().as_secs_f64(),
             peak_memory: peak_memory(),
             planned_memory: plan.total(),
@@ -270,6 +316,8 @@ struct Times {
     prompts: f64,
     /// Seconds for the tokens after these.
     decode: f64,
+    /// Seconds of each of these steps.
+    tokens: Vec<f64>,
     /// Bytes of weights read for the tokens after the first.
     bytes: u64,
 }
@@ -320,12 +368,19 @@ impl<'e> Runners<'e> {
             self.choose(i, 0, complete)?;
         }
         let prompts = start.elapsed().as_secs_f64();
-        let start = Instant::now();
-        let bytes = (1..spec.new).try_fold(0, |bytes, _| Ok::<_, InferenceError>(bytes + self.step()?))?;
-        let decode = start.elapsed().as_secs_f64();
+        let mut tokens = Vec::with_capacity(spec.new);
+        let (start, mut bytes) = (Instant::now(), 0);
+        let mut last = start;
+        for _ in 1..spec.new {
+            bytes += self.step()?;
+            let now = Instant::now();
+            tokens.push((now - last).as_secs_f64());
+            last = now;
+        }
+        let decode = (last - start).as_secs_f64();
         self.engine
             .with_pool(|pool| self.sequences.iter_mut().for_each(|sequence| sequence.truncate(spec.depth, pool)));
-        Ok(Times { prompts, decode, bytes })
+        Ok(Times { prompts, decode, tokens, bytes })
     }
 
     /// One more token for every sequence. Returns the bytes of weights read.
@@ -344,7 +399,11 @@ impl<'e> Runners<'e> {
         let sequence = &mut self.sequences[index];
         let vocab = self.engine.model().config().vocab;
         let logits = &self.logits[row * vocab..(row + 1) * vocab];
+        let begin = self.engine.tracker().map(|tracker| (tracker, Instant::now()));
         sequence.push(self.sampler.sample_computed(logits, complete, sequence.tokens())?);
+        if let Some((tracker, begin)) = begin {
+            tracker.sampled(begin.elapsed());
+        }
         Ok(())
     }
 }

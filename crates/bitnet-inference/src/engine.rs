@@ -3,12 +3,13 @@
 use crate::evaluation::Evaluation;
 use crate::pages::{PagePool, PageUse};
 use crate::sequence::Sequence;
+use crate::tracking::{PerfTrack, Phase, TrackReport, Tracked, Tracker};
 use crate::{FinishReason, GenerateRequest, InferenceError, Prompt, Sampling, Session, TokenEvent, Usage};
 use bitnet_formats::Checkpoint;
 use bitnet_kernels::{Batch, Computed, Cpu, CpuOptions, KvFormat, PAGE_LEN, Top, Wanted};
 use bitnet_models::{Encoding, LoadOptions, MemoryPlan, Model, Pooling, State, StateShape, Tokenizer};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Contexts longer than this are made only on request: KV memory is proportional to them.
@@ -42,6 +43,8 @@ pub struct EngineOptions {
     pub tokenizer: Option<PathBuf>,
     /// How weights are read.
     pub load: LoadOptions,
+    /// Times every operation ([`Engine::tracker`]), as `BITNET_PERF_TRACK` asks of all engines.
+    pub track: bool,
 }
 
 impl EngineOptions {
@@ -73,7 +76,7 @@ impl EngineOptions {
 
 /// A loaded model that answers requests. Sessions share it; their steps run one after the other, each on all threads.
 pub struct Engine {
-    model: Model<Cpu>,
+    model: Model<Tracked<Cpu>>,
     tokenizer: Result<Tokenizer, String>,
     shape: StateShape,
     context: usize,
@@ -83,7 +86,7 @@ pub struct Engine {
 
 /// Everything that a step changes.
 struct Working {
-    state: State<Cpu>,
+    state: State<Tracked<Cpu>>,
     pool: PagePool,
     batch: Batch,
 }
@@ -96,7 +99,7 @@ pub(crate) struct Run<'s> {
 
 impl Working {
     /// Adds a run to the batch, with its pages. Logits are computed for its last `logits` tokens.
-    fn push(&mut self, model: &Model<Cpu>, run: &mut Run<'_>, logits: usize) -> Result<(), InferenceError> {
+    fn push(&mut self, model: &Model<Tracked<Cpu>>, run: &mut Run<'_>, logits: usize) -> Result<(), InferenceError> {
         let Working { state, pool, batch } = self;
         let (start, end) = (run.sequence.computed(), run.end);
         run.sequence.reserve(end, pool, |from, to| model.copy_page(state, from, to))?;
@@ -137,6 +140,7 @@ impl Engine {
         if let Some(isa) = &options.isa {
             cpu.isa = Some(isa.parse()?);
         }
+        let track = options.track || PerfTrack::from_env()?.is_on();
         let load_tokenizer = || match &options.tokenizer {
             Some(path) => Tokenizer::open(path),
             None => Tokenizer::from_checkpoint(checkpoint),
@@ -146,7 +150,7 @@ impl Engine {
             let tokenizer = scope.spawn(load_tokenizer);
             let model = Cpu::new(cpu)
                 .map_err(InferenceError::from)
-                .and_then(|cpu| Ok(Model::load(checkpoint, cpu, &options.load)?));
+                .and_then(|cpu| Ok(Model::load(checkpoint, Tracked::new(cpu, track), &options.load)?));
             let tokenizer = tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             (model, tokenizer)
         });
@@ -251,6 +255,7 @@ impl Engine {
             ids.iter().for_each(|&id| sequence.push(id)); // no look at cached pages: they hold no hidden states
             while sequence.computed() < ids.len() {
                 let (start, end) = (sequence.computed(), self.next_chunk(&sequence));
+                let _step = self.model.backend().step(Phase::Scoring, end - start);
                 working.batch.clear();
                 working.push(&self.model, &mut Run { sequence: &mut sequence, end }, 0)?;
                 let rows = &mut rows[..(end - start) * hidden];
@@ -284,7 +289,7 @@ impl Engine {
     }
 
     /// The network: its config, notes, memory plan.
-    pub fn model(&self) -> &Model<Cpu> {
+    pub fn model(&self) -> &Model<Tracked<Cpu>> {
         &self.model
     }
 
@@ -301,6 +306,16 @@ impl Engine {
     /// How long opening took.
     pub fn load_time(&self) -> Duration {
         self.load_time
+    }
+
+    /// The record of this engine, if it is tracked ([`EngineOptions::track`]).
+    pub fn tracker(&self) -> Option<&Arc<Tracker>> {
+        self.model.backend().tracker()
+    }
+
+    /// Where the time went so far, if this engine is tracked.
+    pub fn track_report(&self) -> Option<TrackReport> {
+        self.tracker().map(|tracker| tracker.report(self.load_time))
     }
 
     pub(crate) fn shape(&self) -> StateShape {
@@ -358,6 +373,9 @@ impl Engine {
         logits: &mut [f32],
     ) -> Result<Computed, InferenceError> {
         let working = &mut *self.working();
+        let lengths = || runs.iter().map(|run| run.end - run.sequence.computed());
+        let phase = if lengths().all(|length| length == 1) { Phase::Decode } else { Phase::Prompt };
+        let _step = self.model.backend().step(phase, lengths().sum());
         working.batch.clear();
         for run in runs.iter_mut() {
             let last = run.end == run.sequence.tokens().len();

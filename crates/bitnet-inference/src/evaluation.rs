@@ -1,5 +1,6 @@
 //! Logits at many positions, for scoring and comparing: a state of its own, beside the sessions.
 
+use crate::tracking::{Phase, Tracked};
 use crate::{Engine, InferenceError};
 use bitnet_kernels::{Batch, Cpu, PAGE_LEN};
 use bitnet_models::{State, StateShape};
@@ -7,7 +8,7 @@ use bitnet_models::{State, StateShape};
 /// Working memory with logits for a whole chunk.
 pub(crate) struct Evaluation<'e> {
     engine: &'e Engine,
-    state: State<Cpu>,
+    state: State<Tracked<Cpu>>,
     batch: Batch,
     pages: Vec<u32>,
     logits: Vec<f32>,
@@ -54,11 +55,13 @@ impl<'e> Evaluation<'e> {
         for tokens in ids.chunks(self.chunk) {
             let end = start + tokens.len();
             let first = from.clamp(start, end);
+            let step = self.engine.model().backend().step(Phase::Scoring, tokens.len());
             self.batch.clear();
             self.batch.push(start, tokens, &self.pages[..end.div_ceil(PAGE_LEN)], end - first);
             self.engine.model().forward(&mut self.state, &self.batch);
             let logits = &mut self.logits[..(end - first) * vocab];
             self.engine.model().read_logits(&self.state, logits);
+            drop(step);
             for (position, row) in (first..end).zip(logits.chunks_exact(vocab)) {
                 each(position, row);
             }

@@ -8,6 +8,7 @@
 mod error;
 mod request;
 pub mod sampler;
+pub mod tracking;
 
 mod answer;
 mod bench;

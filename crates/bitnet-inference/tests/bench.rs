@@ -26,7 +26,14 @@ fn report() {
     }
     assert!((report.decode_bound - report.read_bandwidth / report.bytes_per_token as f64).abs() < 1e-6);
     assert!(report.load > 0.0 && report.decode_fraction > 0.0);
+    assert_eq!((report.token_seconds.values.len(), report.request_seconds.values.len()), (2 * 7, 2));
+    let decode: f64 = report.token_seconds.values[..7].iter().sum();
+    assert!((7.0 / decode / report.decode_speed.values[0] - 1.0).abs() < 1e-9);
+    assert!((48.0 / report.request_seconds.values[1] / report.total_speed.values[1] - 1.0).abs() < 1e-9);
     let json = report.to_json();
+    let latency = |p: &str| json["token_latency_seconds"][p].as_f64().expect("a number");
+    assert!(latency("p50") <= latency("p95") && latency("p95") <= latency("p99"));
+    assert_eq!(latency("p99"), report.token_seconds.max, "of 14 values");
     assert!(json["prompt_tokens_per_second"].is_number() && json["isa"].is_string());
     // nothing stays behind: the whole pool is free again
     assert_eq!(engine.page_use().held, 0);

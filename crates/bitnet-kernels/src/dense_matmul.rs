@@ -141,7 +141,7 @@ impl Dense {
     }
 
     /// Bytes of the values.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.bytes.len()
     }
 

@@ -46,6 +46,11 @@ impl Ternary {
         self.weights.cols
     }
 
+    /// Bytes of the codes.
+    pub fn bytes(&self) -> usize {
+        self.weights.codes.len()
+    }
+
     /// What a product with one token reads, apart from scales.
     pub(crate) fn codes(&self) -> &[u8] {
         &self.weights.codes

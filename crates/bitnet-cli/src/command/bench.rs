@@ -5,6 +5,7 @@ use crate::failure::Interrupted;
 use crate::interrupt::Watch;
 use crate::model_args::{KvArgs, LoadArgs, ModelPath, load_engine, positive};
 use crate::numbers::{bytes, count, digits, seconds};
+use bitnet::inference::tracking::TrackReport;
 use bitnet::kernels::Isa;
 use bitnet::{BenchReport, BenchSpec, EngineOptions, Spread};
 use clap::Args;
@@ -44,6 +45,9 @@ pub(crate) struct BenchArgs {
     kv: KvArgs,
     #[command(flatten)]
     load: LoadArgs,
+    /// Time every operation of the forward pass and print where the time goes
+    #[arg(long)]
+    profile: bool,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
@@ -54,6 +58,7 @@ pub(crate) fn run(args: &BenchArgs, console: &Console) -> anyhow::Result<()> {
         if args.threads.is_empty() { vec![None] } else { args.threads.iter().copied().map(Some).collect() };
     let spec = BenchSpec { prompt: args.prompt, new: args.new, reps: args.reps, batch: args.batch, depth: args.depth };
     let mut reports: Vec<BenchReport> = Vec::new();
+    let mut profiles: Vec<TrackReport> = Vec::new();
     let silent = Console::new(true);
     for (index, threads) in counts.into_iter().enumerate() {
         let options = spec.room(EngineOptions {
@@ -63,6 +68,7 @@ pub(crate) fn run(args: &BenchArgs, console: &Console) -> anyhow::Result<()> {
             isa: args.isa.map(|isa| isa.to_string()),
             tokenizer: args.model.tokenizer.clone(),
             load: args.load.options(),
+            track: args.profile,
             ..EngineOptions::default()
         });
         // what there is to say about the model is said once
@@ -74,6 +80,7 @@ pub(crate) fn run(args: &BenchArgs, console: &Console) -> anyhow::Result<()> {
             !watch.asked()
         })?;
         reports.push(report);
+        profiles.extend(engine.track_report().filter(|_| args.profile));
         bar.finish_and_clear();
         if watch.asked() {
             return Err(Interrupted.into());
@@ -81,16 +88,18 @@ pub(crate) fn run(args: &BenchArgs, console: &Console) -> anyhow::Result<()> {
     }
     let mut out = io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", report_json(args, &reports))?;
+        writeln!(out, "{}", report_json(args, &reports, &profiles))?;
     } else {
         table(args, &reports, &mut out)?;
+        profiles.iter().try_for_each(|profile| write!(out, "\n{profile}"))?;
     }
     Ok(out.flush()?)
 }
 
 /// One object: the last run at the top, and all of them under `runs`.
-fn report_json(args: &BenchArgs, reports: &[BenchReport]) -> serde_json::Value {
-    let runs: Vec<_> = reports.iter().map(BenchReport::to_json).collect();
+fn report_json(args: &BenchArgs, reports: &[BenchReport], profiles: &[TrackReport]) -> serde_json::Value {
+    let mut runs: Vec<_> = reports.iter().map(BenchReport::to_json).collect();
+    runs.iter_mut().zip(profiles).for_each(|(run, profile)| run["profile"] = json!(profile));
     let mut report = runs.last().cloned().unwrap_or_default();
     report["model"] = json!(args.model.name());
     report["reps"] = json!(args.reps);

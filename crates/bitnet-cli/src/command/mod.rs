@@ -32,6 +32,8 @@ Environment:
   BITNET_ISA            instruction-set cap when --isa is not given: {tiers}
   BITNET_DETERMINISTIC  accepted; results are always deterministic
   RAYON_NUM_THREADS     threads when --threads is not given
+  BITNET_PERF_TRACK     1: time every operation, table and JSON at the end on standard error;
+                        FILE.json: the JSON into this file
   RUST_LOG              log filter (standard error), for example debug
   NO_COLOR              no colours
 

@@ -12,6 +12,7 @@ mod pipes;
 mod program;
 mod run;
 mod tokens;
+mod track;
 #[cfg(feature = "train")]
 mod train;
 mod usage;
