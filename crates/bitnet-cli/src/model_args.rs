@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
 /// The model and its tokenizer.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct ModelPath {
     /// GGUF file, Hugging Face directory or llama2.c .bin [default: the embedded story model]
     #[arg(long, short, value_name = "PATH", help_heading = "Model")]
@@ -22,7 +22,7 @@ pub(crate) struct ModelPath {
 }
 
 /// Overrides of how weights are read; the defaults follow the file.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Reading the weights (only when the file is wrong about itself)")]
 pub(crate) struct LoadArgs {
     /// Layout of I2_S tensors
@@ -51,7 +51,7 @@ pub(crate) struct KvArgs {
 }
 
 /// Everything needed to run a model.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct ModelArgs {
     #[command(flatten)]
     pub(crate) path: ModelPath,
@@ -130,6 +130,21 @@ impl LoadArgs {
             i2s_layout: self.options().i2s_layout.unwrap_or_default(),
             tile_params: self.tile.iter().copied().collect(),
         }
+    }
+
+    /// The options given, as they stand on a command line.
+    pub(crate) fn given(&self) -> Vec<String> {
+        let name = |value: Option<clap::builder::PossibleValue>| value.map(|v| v.get_name().to_owned());
+        let named = [
+            ("--i2s-layout", self.i2s_layout.and_then(|v| name(v.to_possible_value()))),
+            ("--activations", self.activations.and_then(|v| name(v.to_possible_value()))),
+            ("--activation", self.activation.and_then(|v| name(v.to_possible_value()))),
+            ("--scale", self.scale.and_then(|v| name(v.to_possible_value()))),
+        ];
+        let tile =
+            |((m, k), p): &((usize, usize), TileParams)| format!("--tile {m}x{k}={},{},{}", p.bm_tile, p.bk_tile, p.bm);
+        let named = named.into_iter().filter_map(|(option, value)| value.map(|value| format!("{option} {value}")));
+        named.chain(self.tile.iter().map(tile)).collect()
     }
 
     /// For reading the weights.

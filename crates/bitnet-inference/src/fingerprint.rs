@@ -15,9 +15,7 @@ impl Engine {
     /// As for [`logits`](Self::logits), or [`embed_ids`](Self::embed_ids) for embedding models.
     pub fn fingerprint(&self) -> Result<String, InferenceError> {
         let config = self.model().config();
-        // spread over the vocabulary: multiples of the golden ratio
-        let spread = |i: u64| i.wrapping_mul(0x9e37_79b9_7f4a_7c15) % config.vocab.max(1) as u64;
-        let ids: Vec<u32> = (1..=LENGTH.min(config.context) as u64).map(|i| spread(i) as u32).collect();
+        let ids = self.fingerprint_ids();
         let mut hash = 0xcbf2_9ce4_8422_2325;
         let mut add = |values: &[f32]| values.iter().for_each(|x| hash = fnv1a(hash, x.to_bits()));
         match config.pooling {
@@ -25,6 +23,14 @@ impl Engine {
             None => Evaluation::new(self, ids.len())?.run(&ids, 0, &mut |_, logits| add(logits))?,
         }
         Ok(format!("{hash:016x}"))
+    }
+
+    /// The input of the fingerprint: up to 48 tokens, spread over the vocabulary.
+    pub fn fingerprint_ids(&self) -> Vec<u32> {
+        let config = self.model().config();
+        // multiples of the golden ratio
+        let spread = |i: u64| i.wrapping_mul(0x9e37_79b9_7f4a_7c15) % config.vocab.max(1) as u64;
+        (1..=LENGTH.min(config.context) as u64).map(|i| spread(i) as u32).collect()
     }
 }
 

@@ -15,6 +15,7 @@ mod bench;
 mod engine;
 mod evaluation;
 mod fingerprint;
+mod logits_diff;
 mod metrics;
 mod pages;
 mod perplexity;
@@ -25,6 +26,7 @@ mod stop;
 
 pub use bench::{BenchReport, BenchSpec, Spread, peak_memory};
 pub use engine::{Engine, EngineOptions};
+pub use logits_diff::{LogitsDiff, LogitsDiffReport};
 pub use metrics::{Histogram, Metrics};
 pub use pages::PageUse;
 pub use perplexity::{Perplexity, Windows};

@@ -1,5 +1,7 @@
 //! `bitnet verify`: is the file what it should be, and does this machine compute it right?
 
+mod receipt;
+
 use crate::console::Console;
 use crate::model_args::{ModelArgs, engine_of};
 use crate::numbers;
@@ -9,6 +11,7 @@ use bitnet::kernels::{Isa, self_test};
 use bitnet::models::catalogue;
 use clap::Args;
 use indicatif::ProgressBar;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -20,12 +23,19 @@ use std::path::{Path, PathBuf};
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
     model: ModelArgs,
+    /// Write what was checked and computed, for --check on any machine
+    #[arg(long, value_name = "FILE", conflicts_with = "check")]
+    receipt: Option<PathBuf>,
+    /// Compute again what a receipt says, and compare; without --model the model that it names
+    #[arg(long, value_name = "RECEIPT")]
+    check: Option<PathBuf>,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
 }
 
 /// A file of the model and its digest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Hashed {
     name: String,
     bytes: u64,
@@ -33,6 +43,9 @@ struct Hashed {
 }
 
 pub(crate) fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<()> {
+    if let Some(path) = &args.check {
+        return receipt::check(path, &args.model, args.json, console);
+    }
     let checkpoint = args.model.path.checkpoint(&args.model.load, console)?;
     let files = hash_files(args.model.path.model.as_deref(), console)?;
     let known = catalogue::of(&checkpoint);
@@ -43,10 +56,16 @@ pub(crate) fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<()> {
     let scan = checkpoint.scan(&mut |bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let kernels: Vec<_> = Isa::available().into_iter().map(|isa| (isa, self_test(isa).err())).collect();
-    let fingerprint = if scan.failures.is_empty() {
-        Some(engine_of(&checkpoint, &args.model.path, args.model.options(), console)?.fingerprint()?)
-    } else {
-        None
+    let receipt = match (&args.receipt, scan.failures.is_empty()) {
+        (Some(_), true) => Some(receipt::make(&checkpoint, &args.model, files.clone(), console)?),
+        _ => None,
+    };
+    let fingerprint = match &receipt {
+        Some(receipt) => Some(receipt.fingerprint.clone()),
+        None if scan.failures.is_empty() => {
+            Some(engine_of(&checkpoint, &args.model.path, args.model.options(), console)?.fingerprint()?)
+        }
+        None => None,
     };
     let ok = scan.failures.is_empty() && kernels.iter().all(|(_, error)| error.is_none());
 
@@ -55,10 +74,7 @@ pub(crate) fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<()> {
         let report = json!({
             "model": args.model.path.name(),
             "ok": ok,
-            "files": files
-                .iter()
-                .map(|f| json!({ "name": f.name, "bytes": f.bytes, "sha256": f.sha256 }))
-                .collect::<Vec<_>>(),
+            "files": files,
             "shape_of": known.map(|entry| entry.name),
             "published_file": published,
             "ternary_tensors": scan.ternary,
@@ -103,6 +119,10 @@ pub(crate) fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<()> {
     out.flush()?;
     if !ok {
         bail!("{} did not pass", args.model.path.name());
+    }
+    if let (Some(path), Some(receipt)) = (&args.receipt, &receipt) {
+        receipt.write(path)?;
+        console.say(format!("{}: receipt; bitnet verify --check computes it again", path.display()));
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ mod inspect;
 mod measure;
 mod pipes;
 mod program;
+mod receipt;
 mod run;
 mod tokens;
 mod track;

@@ -46,6 +46,33 @@ fn logits_agree_with_transformers() {
 }
 
 #[test]
+fn two_files_of_logits_are_compared() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = |name: &str| directory.path().join(name);
+    let lists = serde_json::json!([[1, 2, 3], [7]]);
+    std::fs::write(file("a"), logits(&[], &lists, directory.path())).expect("writable");
+    std::fs::write(file("b"), logits(&["--activations", "float"], &lists, directory.path())).expect("writable");
+    let diff = |a: &str, b: &str| output(["logits", "--json", "--diff", text(&file(a)), text(&file(b))]);
+    let same = json(&diff("a", "a").succeeds());
+    assert_eq!((&same["all"]["identical"], &same["all"]["positions"]), (&true.into(), &4.into()));
+    let other = json(&diff("a", "b").succeeds());
+    let number = |list: &str, key: &str| other[list][key].as_f64().expect("a number");
+    assert_eq!(other["all"]["identical"], false);
+    assert!(number("all", "max_abs") == number("logits.0", "max_abs").max(number("logits.1", "max_abs")));
+    assert!(number("all", "max_abs") > 0.0 && number("all", "min_cosine") > 0.9, "{other}");
+    assert!(output(["logits", "--diff", text(&file("a")), text(&file("b"))]).succeeds().contains("logits.1"));
+
+    std::fs::write(file("c"), logits(&[], &serde_json::json!([[1, 2], [7]]), directory.path())).expect("writable");
+    let notes = diff("a", "c").fails(1);
+    assert!(notes.contains("logits.0 is [3, 1"), "{notes}");
+    std::fs::write(file("d"), logits(&[], &serde_json::json!([[1, 2]]), directory.path())).expect("writable");
+    assert!(diff("a", "d").fails(1).contains("other lists"));
+    std::fs::write(file("e"), "not safetensors").expect("writable");
+    assert!(diff("a", "e").fails(1).contains("safetensors"));
+    assert!(output(["logits", "--diff", text(&file("a"))]).fails(2).contains("2 values"));
+}
+
+#[test]
 fn perplexity_is_what_the_logits_say() {
     let story = "Once upon a time there was a little girl who had a red ball. She played with it every day.";
     let directory = tempfile::tempdir().expect("a temporary directory");
