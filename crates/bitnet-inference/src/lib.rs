@@ -12,6 +12,7 @@ pub mod tracking;
 
 mod answer;
 mod bench;
+mod choices;
 mod engine;
 mod evaluation;
 mod fingerprint;
@@ -20,17 +21,20 @@ mod metrics;
 mod pages;
 mod perplexity;
 mod scheduler;
+mod scoring;
 mod sequence;
 mod session;
 mod stop;
 
 pub use bench::{BenchReport, BenchSpec, Spread, peak_memory};
+pub use choices::{Alternative, Question};
 pub use engine::{Engine, EngineOptions};
 pub use logits_diff::{LogitsDiff, LogitsDiffReport};
 pub use metrics::{Histogram, Metrics};
 pub use pages::PageUse;
 pub use perplexity::{Perplexity, Windows};
 pub use scheduler::{Scheduler, Update, Updates};
+pub use scoring::{Accuracy, Report, Score, Scorer, Tally};
 pub use session::{Generation, Session};
 
 pub use error::InferenceError;

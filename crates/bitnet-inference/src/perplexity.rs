@@ -119,7 +119,7 @@ impl Engine {
 }
 
 /// `-ln p(id)` in f64.
-fn nll(logits: &[f32], id: u32) -> f64 {
+pub(crate) fn nll(logits: &[f32], id: u32) -> f64 {
     let max = f64::from(logits.iter().fold(f32::NEG_INFINITY, |max, &x| max.max(x)));
     let total: f64 = logits.iter().map(|&x| libm::exp(f64::from(x) - max)).sum();
     libm::log(total) - (f64::from(logits[id as usize]) - max)

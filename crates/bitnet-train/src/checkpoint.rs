@@ -1,8 +1,8 @@
 //! Everything a run needs to go on: weights, optimiser, and where it stood. Written beside its place and renamed, so that
 //! a process that dies leaves the previous one whole.
 
-use crate::adamw::{AdamW, Moments};
 use crate::network::{Network, Param};
+use crate::optimizer::{Moments, Optimizer};
 use crate::{Recipe, TrainError};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -35,15 +35,21 @@ pub(crate) fn save(
     dir: &Path,
     recipe: &Recipe,
     network: &Network,
-    optimizer: &AdamW,
+    optimizer: &Optimizer,
     progress: Progress,
 ) -> Result<(), TrainError> {
     let path = path(dir);
     let mut data: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
     let bytes = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-    for (param, moments) in network.params.iter().zip(&optimizer.moments) {
-        for (kind, values) in [("weight", &param.values), ("mean", &moments.mean), ("square", &moments.square)] {
-            data.push((format!("{kind}.{}", param.name), param.dims.clone(), bytes(values)));
+    for (index, (param, moments)) in network.params.iter().zip(&optimizer.moments).enumerate() {
+        let average = optimizer.average.get(index).map_or(&[][..], Vec::as_slice);
+        let Moments { mean, square } = moments;
+        for (kind, values) in [("weight", &param.values[..]), ("mean", mean), ("square", square), ("average", average)]
+        {
+            // Muon has no squares, and not every run has a mean of its weights
+            if !values.is_empty() {
+                data.push((format!("{kind}.{}", param.name), param.dims.clone(), bytes(values)));
+            }
         }
     }
     let json = |e: serde_json::Error| TrainError::Checkpoint { path: path.clone(), reason: e.to_string() };
@@ -85,7 +91,7 @@ pub(crate) fn load(
     dir: &Path,
     recipe: &Recipe,
     network: &mut Network,
-    optimizer: &mut AdamW,
+    optimizer: &mut Optimizer,
 ) -> Result<Progress, TrainError> {
     let path = path(dir);
     let bytes = std::fs::read(&path).map_err(TrainError::file(&path))?;
@@ -124,8 +130,13 @@ pub(crate) fn load(
         if let Some(at) = weights.iter().position(|x| !x.is_finite()) {
             return Err(error(format!("{name}[{at}] is {}", weights[at])));
         }
-        *moments =
-            Moments { mean: values(format!("mean.{name}"), dims)?, square: values(format!("square.{name}"), dims)? };
+        moments.mean = values(format!("mean.{name}"), dims)?;
+        if !moments.square.is_empty() {
+            moments.square = values(format!("square.{name}"), dims)?;
+        }
+    }
+    for (average, param) in optimizer.average.iter_mut().zip(&network.params) {
+        *average = values(format!("average.{}", param.name), &param.dims)?;
     }
     optimizer.steps = progress.step;
     Ok(progress)

@@ -17,8 +17,10 @@ mod error;
 mod export;
 mod loss_plot;
 mod matmul;
+mod muon;
 mod network;
 mod ops;
+mod optimizer;
 mod pass;
 mod random;
 mod recipe;
@@ -26,8 +28,11 @@ mod schedule;
 mod tokenizer;
 mod tokens;
 mod trainer;
+mod vectorized;
 
 pub use error::TrainError;
 pub use network::Network;
-pub use recipe::{DataRecipe, Family, ModelRecipe, OptimizerRecipe, Recipe, RunRecipe, Source, TokenizerRecipe};
+pub use recipe::{
+    DataRecipe, Family, Method, ModelRecipe, OptimizerRecipe, Recipe, RunRecipe, Source, TokenizerRecipe,
+};
 pub use trainer::{Event, Outcome, Trainer, Validation};

@@ -7,8 +7,8 @@
 //! Bounds of one product `[m, k] · [k, n]` per core: `2 m k n` operations, of which the unit does 1024 per clock and
 //! AVX-512 64, and packing, which reads and writes each operand once.
 
+use crate::vectorized::vectorized;
 use bitnet_kernels::{Bf16Sums, Bf16Tile, Bf16Unit};
-use pulp::Arch;
 use rayon::prelude::*;
 use std::cell::RefCell;
 
@@ -99,16 +99,25 @@ impl<'a> Operand<'a> {
     #[inline(always)]
     fn load<const N: usize>(&self, row: usize, start: usize, width: usize) -> [u16; N] {
         let factor = self.factors.map_or(1.0, |factors| factors[row]);
+        // loops, because compilers do not inline `map` of arrays
+        let mut out = [0; N];
         match self.values {
-            Values::F32(x) => padded::<f32, N>(&x[start..start + width]).map(|x| round(x * factor)),
+            Values::F32(x) => {
+                let x = padded::<f32, N>(&x[start..start + width]);
+                for i in 0..N {
+                    out[i] = round(x[i] * factor);
+                }
+            }
             Values::Bf16(x) => {
-                let x = padded::<u16, N>(&x[start..start + width]);
-                match self.factors {
-                    Some(_) => x.map(|x| round(f32::from_bits(u32::from(x) << 16) * factor)),
-                    None => x,
+                out = padded::<u16, N>(&x[start..start + width]);
+                if self.factors.is_some() {
+                    for x in &mut out {
+                        *x = round(f32::from_bits(u32::from(*x) << 16) * factor);
+                    }
                 }
             }
         }
+        out
     }
 
     /// Packs the strip of lines `32 strip..`.
@@ -190,7 +199,10 @@ impl Packed {
     pub(crate) fn pack(&mut self, operand: &Operand<'_>) {
         self.prepare(operand);
         self.tiles.par_chunks_mut(2 * self.steps).enumerate().for_each(|(strip, tiles)| {
-            Arch::new().dispatch(|| operand.pack_strip(strip, Side::Right, tiles));
+            vectorized(
+                #[inline(always)]
+                || operand.pack_strip(strip, Side::Right, tiles),
+            );
         });
     }
 
@@ -198,11 +210,14 @@ impl Packed {
     fn pack_here(&mut self, operand: &Operand<'_>) {
         self.prepare(operand);
         let steps = self.steps;
-        Arch::new().dispatch(|| {
-            for (strip, tiles) in self.tiles.chunks_exact_mut(2 * steps).enumerate() {
-                operand.pack_strip(strip, Side::Right, tiles);
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for (strip, tiles) in self.tiles.chunks_exact_mut(2 * steps).enumerate() {
+                    operand.pack_strip(strip, Side::Right, tiles);
+                }
+            },
+        );
     }
 
     fn prepare(&mut self, operand: &Operand<'_>) {
@@ -280,15 +295,28 @@ fn strip_product(
     out: &mut [f32],
 ) {
     tiles.resize(2 * right.steps, Bf16Tile::ZERO);
-    Arch::new().dispatch(|| left.pack_strip(strip, Side::Left, tiles));
+    vectorized(
+        #[inline(always)]
+        || left.pack_strip(strip, Side::Left, tiles),
+    );
     let put = |column: usize, sums: &Bf16Sums, out: &mut [f32]| {
-        Arch::new().dispatch(|| store.block(sums, strip * STRIP, column * STRIP, right.lines, out));
+        vectorized(
+            #[inline(always)]
+            || store.block(sums, strip * STRIP, column * STRIP, right.lines, out),
+        );
     };
     match Bf16Unit::new() {
         Some(unit) => unit.multiply(tiles, &right.tiles, right.steps, |_, column, sums| put(column, sums, out)),
         None => {
             for (column, right) in right.tiles.chunks_exact(2 * right.steps).enumerate() {
-                put(column, &Arch::new().dispatch(|| vector_product(tiles, right)), out);
+                put(
+                    column,
+                    &vectorized(
+                        #[inline(always)]
+                        || vector_product(tiles, right),
+                    ),
+                    out,
+                );
             }
         }
     }

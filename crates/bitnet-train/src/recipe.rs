@@ -98,11 +98,25 @@ impl Default for TokenizerRecipe {
     }
 }
 
-/// AdamW in two stages (the BitNet training tips): in the first half the rate falls from `peak_lr`, in the second it
+/// What moves the projections. Embedding and norms are always moved by AdamW.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// AdamW (Loshchilov and Hutter 2019).
+    #[default]
+    Adamw,
+    /// Muon (Jordan et al. 2024), with updates of AdamW's size: the same rates serve.
+    Muon,
+}
+
+/// AdamW or Muon in two stages (the BitNet training tips): in the first half the rate falls from `peak_lr`, in the second it
 /// starts again at `second_lr` and falls to zero, without weight decay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimizerRecipe {
+    /// What moves the projections.
+    #[serde(default)]
+    pub method: Method,
     /// Optimiser steps of the whole run.
     pub steps: usize,
     /// Sequences per step.
@@ -132,6 +146,9 @@ pub struct OptimizerRecipe {
     /// Steps over which quantisation fades in; 0 quantises from the first step on (right when weights start at random).
     #[serde(default)]
     pub quantization_warmup: usize,
+    /// Decay per step of a running mean of the weights, which is then what is measured and exported; 0 = none.
+    #[serde(default)]
+    pub average: f64,
 }
 
 /// Seed, and how the run is watched.
@@ -250,6 +267,7 @@ impl Recipe {
             ("optimizer.beta1", o.beta1, 0.0, 0.999_999),
             ("optimizer.beta2", o.beta2, 0.0, 0.999_999),
             ("optimizer.clip", o.clip, 1e-6, 1e6),
+            ("optimizer.average", o.average, 0.0, 0.999_999),
         ] {
             if !(least..=most).contains(&value) {
                 return refuse(format!("{key} = {value}; expected {least} to {most}"));

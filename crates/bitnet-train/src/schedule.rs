@@ -50,6 +50,8 @@ mod tests {
             beta2: 0.95,
             clip: 1.0,
             quantization_warmup: 20,
+            average: 0.0,
+            method: crate::Method::Adamw,
         };
         let at = |step| rate(&recipe, step);
         assert_eq!(at(0).lr, 0.1);

@@ -42,7 +42,7 @@ impl Vocabulary {
         let mut texts = Vec::new();
         for source in &recipe.data.train {
             corpus::documents(source, |text| {
-                texts.push(text.to_owned());
+                texts.push((text.to_owned(), source.repeat));
                 Ok(())
             })?;
         }
@@ -57,7 +57,7 @@ impl Vocabulary {
             .build()
             .into();
         tokenizer
-            .train(&mut trainer, texts.iter().map(String::as_str))
+            .train(&mut trainer, texts.iter().flat_map(|(text, repeat)| std::iter::repeat_n(text.as_str(), *repeat)))
             .map_err(|e| TrainError::Tokenizer(e.to_string()))?;
         Vocabulary::of(tokenizer)
     }

@@ -1,9 +1,9 @@
 //! The loop: windows, loss, gradients, step; validation, checkpoint, best model.
 
-use crate::adamw::AdamW;
 use crate::checkpoint::{self, Progress, write_whole};
 use crate::loss_plot;
 use crate::network::{Network, Weights};
+use crate::optimizer::{Optimizer, norm_of_gradients};
 use crate::pass::Pass;
 use crate::schedule::rate;
 use crate::tokenizer::Vocabulary;
@@ -78,7 +78,7 @@ pub struct Trainer {
     train: Tokens,
     validation: Tokens,
     network: Network,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     progress: Progress,
     pass: Pass,
 }
@@ -109,7 +109,7 @@ impl Trainer {
         let validation = Tokens::read(&recipe.data.validation, &vocabulary)?;
         Windows::new(&train, recipe.model.context, recipe.run.seed)?; // too little text is said before the first step
         let mut network = Network::new(&recipe.model, vocabulary.len(), recipe.run.seed);
-        let mut optimizer = AdamW::new(&recipe.optimizer, &network.params);
+        let mut optimizer = Optimizer::new(&recipe.optimizer, &network.params);
         let mut progress = Progress::default();
         if found {
             progress = checkpoint::load(dir, recipe, &mut network, &mut optimizer)?;
@@ -193,7 +193,7 @@ impl Trainer {
             nats += self.pass.learn(&mut self.network, &weights, part, 1.0 / tokens as f32);
         }
         let loss = nats / tokens as f64;
-        let gradient_norm = AdamW::norm(&self.network.params);
+        let gradient_norm = norm_of_gradients(&self.network.params);
         let step = self.progress.step + 1;
         if !loss.is_finite() || !gradient_norm.is_finite() {
             return Err(TrainError::Diverged { step, loss, gradient_norm });
@@ -205,8 +205,21 @@ impl Trainer {
         Ok(Event::Step { step, loss, lr: rate.lr, gradient_norm, tokens_per_second, gflops })
     }
 
+    /// Exchanges the weights with their running mean, where there is one.
+    fn exchange(&mut self) {
+        let weights = self.network.params.iter_mut().map(|param| &mut param.values);
+        weights.zip(&mut self.optimizer.average).for_each(|(weights, average)| std::mem::swap(weights, average));
+    }
+
     fn validate(&mut self) -> Result<Event, TrainError> {
-        let validation = self.validation()?;
+        self.exchange();
+        let event = self.measure_and_keep();
+        self.exchange();
+        event
+    }
+
+    fn measure_and_keep(&mut self) -> Result<Event, TrainError> {
+        let validation = self.measure()?;
         let step = self.progress.step;
         let best = self.progress.best.is_none_or(|(bits, _)| validation.bits_per_byte < bits);
         if best {
@@ -219,11 +232,18 @@ impl Trainer {
         Ok(Event::Validation { step, validation, best })
     }
 
-    /// Measures the network as it is on the validation text.
+    /// Measures the network, or the mean of its weights where the recipe asks for one, on the validation text.
     ///
     /// # Errors
     /// Weights that are not finite.
     pub fn validation(&mut self) -> Result<Validation, TrainError> {
+        self.exchange();
+        let validation = self.measure();
+        self.exchange();
+        validation
+    }
+
+    fn measure(&mut self) -> Result<Validation, TrainError> {
         let context = self.recipe.model.context;
         let weights = Weights::new(&self.network, 1.0)?;
         let windows: Vec<&[u32]> = self.validation.windows(context).collect();

@@ -3,7 +3,7 @@
 use bitnet_formats::Checkpoint;
 use bitnet_kernels::{Batch, Cpu, CpuOptions, KvFormat};
 use bitnet_models::{Encoding, LoadOptions, Model, StateShape, Tokenizer};
-use bitnet_train::{Event, Recipe, TrainError, Trainer};
+use bitnet_train::{Event, Method, Recipe, TrainError, Trainer};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use std::path::Path;
@@ -146,7 +146,8 @@ fn a_resumed_run_is_the_same_run() {
 #[test]
 fn a_run_that_died_goes_on_from_its_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
-    let recipe = recipe(dir.path(), "bitnet", 20);
+    let mut recipe = recipe(dir.path(), "bitnet", 20);
+    (recipe.optimizer.method, recipe.optimizer.average) = (Method::Muon, 0.9);
     let whole = run(&mut Trainer::new(&recipe, &dir.path().join("whole"), false).unwrap(), usize::MAX);
     let killed = dir.path().join("killed");
     // a panic in the observer ends the run between two checkpoints, as SIGKILL would

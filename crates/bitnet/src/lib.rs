@@ -46,6 +46,7 @@ pub use bitnet_kernels as kernels;
 pub use bitnet_models as models;
 
 pub use bitnet_formats::Checkpoint;
+pub use bitnet_inference::{Accuracy, Alternative, Question, Report, Score, Scorer, Tally};
 pub use bitnet_inference::{
     BenchReport, BenchSpec, Engine, EngineOptions, Generation, Perplexity, Session, Spread, Windows, peak_memory,
 };

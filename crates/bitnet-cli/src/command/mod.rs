@@ -7,6 +7,7 @@ mod convert;
 mod detokenize;
 mod doctor;
 mod embed;
+mod eval;
 mod explain_prompt;
 mod inspect;
 mod logits;
@@ -65,6 +66,7 @@ pub(crate) enum Command {
     #[cfg(feature = "train")]
     Train(train::TrainArgs),
     Perplexity(perplexity::PerplexityArgs),
+    Eval(eval::EvalArgs),
     Logits(logits::LogitsArgs),
     Verify(verify::VerifyArgs),
     Bench(bench::BenchArgs),
@@ -87,6 +89,7 @@ impl Command {
             #[cfg(feature = "train")]
             Command::Train(args) => train::run(&args, console),
             Command::Perplexity(args) => perplexity::run(&args, console),
+            Command::Eval(args) => eval::run(&args, console),
             Command::Logits(args) => logits::run(&args, console),
             Command::Verify(args) => verify::run(&args, console),
             Command::Bench(args) => bench::run(&args, console),

@@ -3,7 +3,7 @@
 
 use super::{exp, largest, sum};
 use crate::matmul::{Operand, Store, Values, matmul_here};
-use pulp::Arch;
+use crate::vectorized::vectorized;
 use rayon::prelude::*;
 
 /// Sizes of attention. Queries are `[batch, kv_heads, group, positions, dim]`, keys and values
@@ -43,16 +43,19 @@ impl AttentionShape {
 
     /// Causal softmax of scores.
     fn softmax(&self, p: &mut [f32]) {
-        Arch::new().dispatch(|| {
-            for (position, row) in p.chunks_exact_mut(self.positions).enumerate() {
-                let (seen, later) = row.split_at_mut(position + 1);
-                let (top, scale) = (largest(seen), self.scale());
-                seen.iter_mut().for_each(|x| *x = exp((*x - top) * scale));
-                let inverse = 1.0 / sum([&*seen], |[p]| p);
-                seen.iter_mut().for_each(|x| *x *= inverse);
-                later.fill(0.0);
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for (position, row) in p.chunks_exact_mut(self.positions).enumerate() {
+                    let (seen, later) = row.split_at_mut(position + 1);
+                    let (top, scale) = (largest(seen), self.scale());
+                    seen.iter_mut().for_each(|x| *x = exp((*x - top) * scale));
+                    let inverse = 1.0 / sum([&*seen], |[p]| p);
+                    seen.iter_mut().for_each(|x| *x *= inverse);
+                    later.fill(0.0);
+                }
+            },
+        );
     }
 }
 
@@ -77,24 +80,28 @@ pub(crate) fn attend_in_f32(shape: AttentionShape, q: &[f32], k: &[f32], v: &[f3
         let at = index / shape.group * head;
         let (k, v) = (&k[at..at + head], &v[at..at + head]);
         let mut p = vec![0.0; positions * positions];
-        Arch::new().dispatch(|| {
-            for (position, (row, q)) in p.chunks_exact_mut(positions).zip(q.chunks_exact(dim)).enumerate() {
-                for (score, k) in row[..=position].iter_mut().zip(k.chunks_exact(dim)) {
-                    *score = sum([q, k], |[q, k]| q * k);
-                }
-            }
-        });
-        shape.softmax(&mut p);
-        out.fill(0.0);
-        Arch::new().dispatch(|| {
-            for (position, (out, row)) in out.chunks_exact_mut(dim).zip(p.chunks_exact(positions)).enumerate() {
-                for (p, v) in row[..=position].iter().zip(v.chunks_exact(dim)) {
-                    for i in 0..dim {
-                        out[i] += p * v[i];
+        vectorized(
+            #[inline(always)]
+            || {
+                for (position, (row, q)) in p.chunks_exact_mut(positions).zip(q.chunks_exact(dim)).enumerate() {
+                    for (score, k) in row[..=position].iter_mut().zip(k.chunks_exact(dim)) {
+                        *score = sum([q, k], |[q, k]| q * k);
                     }
                 }
-            }
-        });
+            },
+        );
+        shape.softmax(&mut p);
+        out.fill(0.0);
+        vectorized(
+            #[inline(always)]
+            || {
+                for (position, (out, row)) in out.chunks_exact_mut(dim).zip(p.chunks_exact(positions)).enumerate() {
+                    for (&p, v) in row[..=position].iter().zip(v.chunks_exact(dim)) {
+                        out.iter_mut().zip(v).for_each(|(out, v)| *out += p * v);
+                    }
+                }
+            },
+        );
     });
 }
 
@@ -124,17 +131,20 @@ pub(crate) fn attend_backward(
             let transposed = Operand::columns(Values::F32(&p), positions, positions);
             matmul_here(&transposed, &shape.over_positions(dout), store, dv);
             matmul_here(&shape.lines(dout), &shape.lines(v), Store::SET, &mut ds);
-            Arch::new().dispatch(|| {
-                let rows = ds.chunks_exact_mut(positions).zip(p.chunks_exact(positions));
-                for (position, (ds, p)) in rows.enumerate() {
-                    let (seen, later) = ds.split_at_mut(position + 1);
-                    let mean = sum([&*seen, p], |[ds, p]| p * ds);
-                    for (ds, p) in seen.iter_mut().zip(p) {
-                        *ds = p * (*ds - mean) * shape.scale();
+            vectorized(
+                #[inline(always)]
+                || {
+                    let rows = ds.chunks_exact_mut(positions).zip(p.chunks_exact(positions));
+                    for (position, (ds, p)) in rows.enumerate() {
+                        let (seen, later) = ds.split_at_mut(position + 1);
+                        let mean = sum([&*seen, p], |[ds, p]| p * ds);
+                        for (ds, p) in seen.iter_mut().zip(p) {
+                            *ds = p * (*ds - mean) * shape.scale();
+                        }
+                        later.fill(0.0);
                     }
-                    later.fill(0.0);
-                }
-            });
+                },
+            );
             let lines = Operand::rows(Values::F32(&ds), positions, positions);
             matmul_here(&lines, &shape.over_positions(k), Store::SET, dq);
             let transposed = Operand::columns(Values::F32(&ds), positions, positions);

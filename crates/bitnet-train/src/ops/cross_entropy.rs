@@ -3,7 +3,7 @@
 
 use super::{exp, largest};
 use crate::matmul::{Operand, Packed, Store, Values, matmul};
-use pulp::Arch;
+use crate::vectorized::vectorized;
 use rayon::prelude::*;
 
 /// Tokens whose logits are held at a time.
@@ -62,28 +62,31 @@ fn softmax_minus_onehot(logits: &mut [f32], targets: &[u32], scale: Option<f32>)
         .zip(targets)
         .map(|(row, &target)| {
             let wanted = row[target as usize];
-            Arch::new().dispatch(|| {
-                let top = largest(row);
-                let mut lanes = [0f32; 16];
-                let (chunks, rest) = row.as_chunks_mut::<16>();
-                for chunk in chunks {
-                    for (x, lane) in chunk.iter_mut().zip(&mut lanes) {
-                        *x = exp(*x - top);
-                        *lane += *x;
+            vectorized(
+                #[inline(always)]
+                || {
+                    let top = largest(row);
+                    let mut lanes = [0f32; 16];
+                    let (chunks, rest) = row.as_chunks_mut::<16>();
+                    for chunk in chunks {
+                        for (x, lane) in chunk.iter_mut().zip(&mut lanes) {
+                            *x = exp(*x - top);
+                            *lane += *x;
+                        }
                     }
-                }
-                for x in rest {
-                    *x = exp(*x - top);
-                    lanes[0] += *x;
-                }
-                let total: f32 = lanes.iter().sum();
-                if let Some(scale) = scale {
-                    let factor = scale / total;
-                    row.iter_mut().for_each(|x| *x *= factor);
-                    row[target as usize] -= scale;
-                }
-                f64::from(total).ln() + f64::from(top) - f64::from(wanted)
-            })
+                    for x in rest {
+                        *x = exp(*x - top);
+                        lanes[0] += *x;
+                    }
+                    let total: f32 = lanes.iter().sum();
+                    if let Some(scale) = scale {
+                        let factor = scale / total;
+                        row.iter_mut().for_each(|x| *x *= factor);
+                        row[target as usize] -= scale;
+                    }
+                    f64::from(total).ln() + f64::from(top) - f64::from(wanted)
+                },
+            )
         })
         .collect();
     losses.iter().sum() // in one order

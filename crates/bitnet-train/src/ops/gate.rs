@@ -1,7 +1,7 @@
 //! The gate of a feed-forward part: `activation(gate) · up`.
 
 use super::{GRAIN, exp};
-use pulp::Arch;
+use crate::vectorized::vectorized;
 use rayon::prelude::*;
 
 /// Non-linearity of the gate.
@@ -33,23 +33,29 @@ impl Activation {
 /// `out = activation(gate) · up`.
 pub(crate) fn gate(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
     out.par_chunks_mut(GRAIN).zip(gate.par_chunks(GRAIN)).zip(up.par_chunks(GRAIN)).for_each(|((out, gate), up)| {
-        Arch::new().dispatch(|| {
-            for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
-                *out = activation.at(gate).0 * up;
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+                    *out = activation.at(gate).0 * up;
+                }
+            },
+        );
     });
 }
 
 /// Replaces gate and up by their gradients.
 pub(crate) fn gate_backward(activation: Activation, gate: &mut [f32], up: &mut [f32], dy: &[f32]) {
     gate.par_chunks_mut(GRAIN).zip(up.par_chunks_mut(GRAIN)).zip(dy.par_chunks(GRAIN)).for_each(|((gate, up), dy)| {
-        Arch::new().dispatch(|| {
-            for ((gate, up), &dy) in gate.iter_mut().zip(up).zip(dy) {
-                let (value, slope) = activation.at(*gate);
-                (*gate, *up) = (dy * *up * slope, dy * value);
-            }
-        });
+        vectorized(
+            #[inline(always)]
+            || {
+                for ((gate, up), &dy) in gate.iter_mut().zip(up.iter_mut()).zip(dy) {
+                    let (value, slope) = activation.at(*gate);
+                    (*gate, *up) = (dy * *up * slope, dy * value);
+                }
+            },
+        );
     });
 }
 

@@ -1,7 +1,7 @@
 //! Heads of queries, keys and values: rotary position embedding (NeoX pairing: element `i` of a head with element
 //! `i + dim / 2`), and the change between rows of tokens and rows of heads.
 
-use pulp::Arch;
+use crate::vectorized::vectorized;
 use rayon::prelude::*;
 
 /// Sines and cosines of all positions.
@@ -46,15 +46,18 @@ pub(crate) fn split_heads(
 ) {
     out.par_chunks_mut(positions * dim).enumerate().for_each(|(index, out)| {
         let (sequence, head) = (index / heads, index % heads);
-        Arch::new().dispatch(|| {
-            for (position, out) in out.chunks_exact_mut(dim).enumerate() {
-                let x = &x[((sequence * positions + position) * heads + head) * dim..][..dim];
-                match rotations {
-                    Some(rotations) => rotations.rotate(position, 1.0, x, out),
-                    None => out.copy_from_slice(x),
+        vectorized(
+            #[inline(always)]
+            || {
+                for (position, out) in out.chunks_exact_mut(dim).enumerate() {
+                    let x = &x[((sequence * positions + position) * heads + head) * dim..][..dim];
+                    match rotations {
+                        Some(rotations) => rotations.rotate(position, 1.0, x, out),
+                        None => out.copy_from_slice(x),
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 
@@ -69,15 +72,18 @@ pub(crate) fn join_heads(
 ) {
     out.par_chunks_mut(heads * dim).enumerate().for_each(|(token, out)| {
         let (sequence, position) = (token / positions, token % positions);
-        Arch::new().dispatch(|| {
-            for (head, out) in out.chunks_exact_mut(dim).enumerate() {
-                let x = &x[((sequence * heads + head) * positions + position) * dim..][..dim];
-                match rotations {
-                    Some(rotations) => rotations.rotate(position, -1.0, x, out),
-                    None => out.copy_from_slice(x),
+        vectorized(
+            #[inline(always)]
+            || {
+                for (head, out) in out.chunks_exact_mut(dim).enumerate() {
+                    let x = &x[((sequence * heads + head) * positions + position) * dim..][..dim];
+                    match rotations {
+                        Some(rotations) => rotations.rotate(position, -1.0, x, out),
+                        None => out.copy_from_slice(x),
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 

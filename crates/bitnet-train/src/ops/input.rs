@@ -4,8 +4,8 @@
 use super::norm::inverse_rms;
 use super::rows_per_task;
 use crate::matmul::round;
+use crate::vectorized::vectorized;
 use bitnet_formats::{FormatError, Scales, Ternary};
-use pulp::Arch;
 use rayon::prelude::*;
 
 /// `1.5 · 2²³`: adding it rounds a small number half to even.
@@ -51,21 +51,24 @@ impl Input {
         let out = self.values.par_chunks_mut(rows * cols).zip(self.factors.par_chunks_mut(rows));
         out.zip(x.par_chunks(rows * cols)).for_each(|((values, factors), x)| {
             let mut normed = vec![0.0; cols];
-            Arch::new().dispatch(|| {
-                let rows = values.chunks_exact_mut(cols).zip(factors).zip(x.chunks_exact(cols));
-                for ((values, factor), x) in rows {
-                    match weight {
-                        Some(weight) => {
-                            let inverse = inverse_rms(x);
-                            for ((normed, x), weight) in normed.iter_mut().zip(x).zip(weight) {
-                                *normed = (x * inverse) * weight;
+            vectorized(
+                #[inline(always)]
+                || {
+                    let rows = values.chunks_exact_mut(cols).zip(factors.iter_mut()).zip(x.chunks_exact(cols));
+                    for ((values, factor), x) in rows {
+                        match weight {
+                            Some(weight) => {
+                                let inverse = inverse_rms(x);
+                                for ((normed, x), weight) in normed.iter_mut().zip(x).zip(weight) {
+                                    *normed = (x * inverse) * weight;
+                                }
                             }
+                            None => normed.copy_from_slice(x),
                         }
-                        None => normed.copy_from_slice(x),
+                        *factor = quantize(&normed, rounding, values);
                     }
-                    *factor = quantize(&normed, rounding, values);
-                }
-            });
+                },
+            );
         });
     }
 }

@@ -1,7 +1,7 @@
 //! RMSNorm: `y = x / sqrt(mean(x²) + eps) · weight`.
 
 use super::{rows_per_task, sum};
-use pulp::Arch;
+use crate::vectorized::vectorized;
 use rayon::prelude::*;
 
 /// Added to the mean square in every norm.
@@ -17,15 +17,18 @@ pub(crate) fn norm(x: &[f32], weight: &[f32], out: &mut [f32]) {
     let cols = weight.len();
     let step = cols * rows_per_task(cols);
     out.par_chunks_mut(step).zip(x.par_chunks(step)).for_each(|(out, x)| {
-        Arch::new().dispatch(|| {
-            for (out, x) in out.chunks_exact_mut(cols).zip(x.chunks_exact(cols)) {
-                let (out, x) = (&mut out[..cols], &x[..cols]);
-                let inverse = inverse_rms(x);
-                for i in 0..cols {
-                    out[i] = x[i] * inverse * weight[i];
+        vectorized(
+            #[inline(always)]
+            || {
+                for (out, x) in out.chunks_exact_mut(cols).zip(x.chunks_exact(cols)) {
+                    let (out, x) = (&mut out[..cols], &x[..cols]);
+                    let inverse = inverse_rms(x);
+                    for i in 0..cols {
+                        out[i] = x[i] * inverse * weight[i];
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 
@@ -40,20 +43,24 @@ pub(crate) fn norm_backward(x: &[f32], weight: &[f32], dy: &[f32], dx: &mut [f32
         .zip(dy.par_chunks(step))
         .map(|((dx, x), dy)| {
             let mut dweight = vec![0.0; cols];
-            Arch::new().dispatch(|| {
-                for ((dx, x), dy) in dx.chunks_exact_mut(cols).zip(x.chunks_exact(cols)).zip(dy.chunks_exact(cols)) {
-                    // one length for all, which spares the loop its checks
-                    let (dx, x, dy) = (&mut dx[..cols], &x[..cols], &dy[..cols]);
-                    let dweight = &mut dweight[..cols];
-                    let inverse = inverse_rms(x);
-                    let product = sum([x, weight, dy], |[x, weight, dy]| x * weight * dy);
-                    let shrink = inverse * inverse * product / cols as f32;
-                    for i in 0..cols {
-                        dx[i] += inverse * (dy[i] * weight[i] - x[i] * shrink);
-                        dweight[i] += dy[i] * x[i] * inverse;
+            vectorized(
+                #[inline(always)]
+                || {
+                    for ((dx, x), dy) in dx.chunks_exact_mut(cols).zip(x.chunks_exact(cols)).zip(dy.chunks_exact(cols))
+                    {
+                        // one length for all, which spares the loop its checks
+                        let (dx, x, dy) = (&mut dx[..cols], &x[..cols], &dy[..cols]);
+                        let dweight = &mut dweight[..cols];
+                        let inverse = inverse_rms(x);
+                        let product = sum([x, weight, dy], |[x, weight, dy]| x * weight * dy);
+                        let shrink = inverse * inverse * product / cols as f32;
+                        for i in 0..cols {
+                            dx[i] += inverse * (dy[i] * weight[i] - x[i] * shrink);
+                            dweight[i] += dy[i] * x[i] * inverse;
+                        }
                     }
-                }
-            });
+                },
+            );
             dweight
         })
         .collect();
