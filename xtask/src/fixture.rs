@@ -127,8 +127,8 @@ impl Shape {
 const TYPES: [Encoding; 5] =
     [Encoding::I2S(I2sLayout::X86), Encoding::Tq1_0, Encoding::Tq2_0, Encoding::Q2_0, Encoding::Pq2_0];
 
-/// Writes `bitnet-SIZE-TYPE.gguf`.
-pub(crate) fn write(size: Size, directory: &Path, encoding: Encoding) -> anyhow::Result<()> {
+/// Writes `bitnet-SIZE-TYPE.gguf`; the weights depend on the seed.
+pub(crate) fn write(size: Size, directory: &Path, encoding: Encoding, seed: u32) -> anyhow::Result<()> {
     ensure!(
         TYPES.contains(&encoding),
         "{encoding} is not a ternary encoding of GGUF; choose i2_s, tq1_0, tq2_0, q2_0 or pq2_0"
@@ -137,7 +137,7 @@ pub(crate) fn write(size: Size, directory: &Path, encoding: Encoding) -> anyhow:
     std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let path = directory.join(format!("bitnet-{}-{}.gguf", shape.name, encoding.name().to_lowercase()));
 
-    let mut tensors = vec![embedding(&shape), norm(Role::FinalNorm, shape.hidden)];
+    let mut tensors = vec![embedding(&shape, seed), norm(Role::FinalNorm, shape.hidden, seed)];
     for layer in 0..shape.layers {
         for (role, len) in [
             (BlockRole::AttentionNorm, shape.hidden),
@@ -145,28 +145,28 @@ pub(crate) fn write(size: Size, directory: &Path, encoding: Encoding) -> anyhow:
             (BlockRole::FfnNorm, shape.hidden),
             (BlockRole::FfnSubNorm, shape.ffn),
         ] {
-            tensors.push(norm(Role::Block(layer, role), len));
+            tensors.push(norm(Role::Block(layer, role), len, seed));
         }
         for projection in Projection::ALL {
             let (rows, cols) = shape.projection(projection);
-            tensors.push(ternary(Role::Block(layer, BlockRole::Weight(projection)), rows, cols, encoding));
+            tensors.push(ternary(Role::Block(layer, BlockRole::Weight(projection)), rows, cols, encoding, seed));
         }
     }
     gguf::write(&path, &shape.metadata(encoding)?, tensors, &mut |_, _| {}, &mut |_| Ok(()))?;
-    println!("{}", path.display());
+    eprintln!("{}", path.display());
     Ok(())
 }
 
-fn source(role: Role, shape: Vec<usize>, encoding: Encoding, make: Maker) -> TensorSource<'static> {
+fn source(role: Role, shape: Vec<usize>, encoding: Encoding, seed: u32, make: Maker) -> TensorSource<'static> {
     let name = Naming::Gguf.name(role).unwrap_or_default();
-    let random = Random::of(&name);
+    let random = Random::of(&name, seed);
     TensorSource { name, shape, encoding, bytes: Box::new(move || make(random).map(Into::into)) }
 }
 
 type Maker = Box<dyn FnOnce(Random) -> Result<Vec<u8>, FormatError>>;
 
 /// Values around 0.04: logits of a normed state of 2560 channels then have a standard deviation of about 2.
-fn embedding(shape: &Shape) -> TensorSource<'static> {
+fn embedding(shape: &Shape, seed: u32) -> TensorSource<'static> {
     let (rows, cols) = (shape.vocab, shape.hidden);
     let spread = 2.0 / (cols as f32).sqrt() * 3f32.sqrt();
     let make = move |mut random: Random| {
@@ -177,21 +177,21 @@ fn embedding(shape: &Shape) -> TensorSource<'static> {
         }
         Ok(bytes)
     };
-    source(Role::Embedding, vec![rows, cols], Encoding::F16, Box::new(make))
+    source(Role::Embedding, vec![rows, cols], Encoding::F16, seed, Box::new(make))
 }
 
 /// Around 1, between 0.5 and 1.5.
-fn norm(role: Role, len: usize) -> TensorSource<'static> {
+fn norm(role: Role, len: usize, seed: u32) -> TensorSource<'static> {
     let make = move |mut random: Random| {
         let values: Vec<f32> = (0..len).map(|_| 1.0 + random.uniform() / 2.0).collect();
         Encoding::F32.encode(&values, 1, len)
     };
-    source(role, vec![len], Encoding::F32, Box::new(make))
+    source(role, vec![len], Encoding::F32, seed, Box::new(make))
 }
 
 /// Codes −1, 0, +1, a third each, and a scale that keeps a normed input's variance, rounded to what f16 holds so that
 /// every encoding can hold it.
-fn ternary(role: Role, rows: usize, cols: usize, encoding: Encoding) -> TensorSource<'static> {
+fn ternary(role: Role, rows: usize, cols: usize, encoding: Encoding, seed: u32) -> TensorSource<'static> {
     let make = move |mut random: Random| {
         let scale = (1.5 / cols as f32).sqrt() * (1.0 + random.uniform() / 4.0);
         let scale = Encoding::F16.decode(&Encoding::F16.encode(&[scale], 1, 1)?, 1, 1)?[0];
@@ -206,19 +206,20 @@ fn ternary(role: Role, rows: usize, cols: usize, encoding: Encoding) -> TensorSo
         }
         encoding.encode_ternary(&Ternary { rows, cols, codes, scales: Scales::Tensor(scale) })
     };
-    source(role, vec![rows, cols], encoding, Box::new(make))
+    source(role, vec![rows, cols], encoding, seed, Box::new(make))
 }
 
-/// splitmix64, seeded by the tensor's name: tensors do not depend on each other's order.
-struct Random(u64);
+/// splitmix64, seeded by the tensor's name too: tensors do not depend on each other's order.
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn of(name: &str) -> Self {
+    pub(crate) fn of(name: &str, seed: u32) -> Self {
         // FNV-1a
-        Random(name.bytes().fold(0xcbf29ce484222325, |hash, byte| (hash ^ byte as u64).wrapping_mul(0x100000001b3)))
+        let hash = name.bytes().fold(0xcbf29ce484222325, |hash, byte| (hash ^ byte as u64).wrapping_mul(0x100000001b3));
+        Random(hash ^ (seed as u64).wrapping_mul(0xd1342543de82ef95))
     }
 
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e3779b97f4a7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58476d1ce4e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d049bb133111eb);
@@ -243,10 +244,14 @@ mod tests {
     fn a_fixture_is_the_same_every_time_and_in_every_encoding() {
         let dir = std::env::temp_dir().join(format!("bitnet-xtask-{}", std::process::id()));
         let file = |encoding: &str| dir.join(format!("bitnet-tiny-{encoding}.gguf"));
-        write(Size::Tiny, &dir, "i2_s".parse().unwrap()).unwrap();
+        write(Size::Tiny, &dir, "i2_s".parse().unwrap(), 0).unwrap();
         let first = std::fs::read(file("i2_s")).unwrap();
-        write(Size::Tiny, &dir, "i2_s".parse().unwrap()).unwrap();
+        write(Size::Tiny, &dir, "i2_s".parse().unwrap(), 0).unwrap();
         assert!(std::fs::read(file("i2_s")).unwrap() == first);
+
+        write(Size::Tiny, &dir, "i2_s".parse().unwrap(), 1).unwrap();
+        assert!(std::fs::read(file("i2_s")).unwrap() != first, "another seed, other weights");
+        write(Size::Tiny, &dir, "i2_s".parse().unwrap(), 0).unwrap();
 
         let reference = Checkpoint::open(&file("i2_s")).unwrap();
         let name = "blk.1.ffn_down.weight";
@@ -260,7 +265,7 @@ mod tests {
             assert!((share - 1.0 / 3.0).abs() < 0.01, "{code}: {share}");
         }
         for encoding in ["tq1_0", "tq2_0", "q2_0", "pq2_0"] {
-            write(Size::Tiny, &dir, encoding.parse().unwrap()).unwrap();
+            write(Size::Tiny, &dir, encoding.parse().unwrap(), 0).unwrap();
             let other = Checkpoint::open(&file(encoding)).unwrap();
             assert!(decoded(&other) == expected, "{encoding}");
             let cpu = || Ok(Cpu::new(CpuOptions::default()).unwrap());
@@ -273,8 +278,8 @@ mod tests {
         let ids = tokenizer.encode(text, how).unwrap();
         assert_eq!(tokenizer.decode(&ids, false), text);
         assert!(ids.len() < text.len(), "no merge was applied: {ids:?}");
-        assert!(write(Size::Tiny, &dir, Encoding::F16).is_err());
-        assert!(write(Size::Tiny, &dir, Encoding::I2S(I2sLayout::Arm)).is_err());
+        assert!(write(Size::Tiny, &dir, Encoding::F16, 0).is_err());
+        assert!(write(Size::Tiny, &dir, Encoding::I2S(I2sLayout::Arm), 0).is_err());
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -3,15 +3,18 @@
 
 mod compare;
 mod cross_test;
+mod crossval;
 mod fixture;
 mod fixture_tokenizer;
 mod instructions;
+mod interval;
+mod peer;
 mod soak;
 mod tensor_hashes;
 
 use bitnet::formats::Encoding;
 use clap::{Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Parser)]
 #[command(about = "Development chores of the bitnet workspace")]
@@ -33,9 +36,14 @@ enum Task {
         /// Ternary encoding: i2_s, tq1_0, tq2_0, q2_0, pq2_0.
         #[arg(long = "type", default_value = "i2_s")]
         encoding: Encoding,
+        /// Other weights of the same shape.
+        #[arg(long, default_value_t = 0)]
+        seed: u32,
     },
-    /// Measures our engine and llama.cpp in turns on models of the same shape, and prints how they compare.
+    /// Measures our engine and another in turns on the same weights, and prints how they compare.
     Compare(compare::Compare),
+    /// Compares results with golden data and, on fresh random models, with other engines.
+    Crossval(crossval::Crossval),
     /// Runs the tests of the kernels and of exactness for another architecture, in an emulator.
     CrossTest(cross_test::CrossTest),
     /// Counts the instructions of the kernels with valgrind, and fails when they are more than those in `instructions.json`.
@@ -49,10 +57,16 @@ enum Task {
     },
 }
 
+/// The checkout.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
-        Task::GenFixtures { size, output, encoding } => fixture::write(size, &output, encoding),
+        Task::GenFixtures { size, output, encoding, seed } => fixture::write(size, &output, encoding, seed),
         Task::Compare(task) => task.run(),
+        Task::Crossval(task) => task.run(),
         Task::CrossTest(task) => task.run(),
         Task::Instructions(task) => task.run(),
         Task::Soak(task) => task.run(),

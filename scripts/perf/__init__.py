@@ -1,0 +1,1 @@
+"""Performance reports: measuring, checking, drawing. Python's standard library only."""

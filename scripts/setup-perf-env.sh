@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# See --help; the work is done in scripts/perf/setup.py.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+PYTHONPATH="$root/scripts" exec python3 -m perf.setup "$@"
