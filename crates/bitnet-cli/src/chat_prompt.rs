@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 use bitnet::{ChatTemplate, Message, Tokenizer};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Which chat template, and what the model is told first.
 #[derive(Args, Debug)]
@@ -20,12 +20,20 @@ pub(crate) struct TemplateArgs {
 impl TemplateArgs {
     /// The template given, or the model's own. `None` when it has none.
     fn given(&self, tokenizer: &Tokenizer) -> anyhow::Result<Option<ChatTemplate>> {
-        let Some(path) = &self.template else { return Ok(None) };
-        let source = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let literal = |id: Option<u32>| id.and_then(|id| tokenizer.text(id)).unwrap_or_default();
-        let (bos, eos) = (literal(tokenizer.bos()), literal(tokenizer.eos()));
-        Ok(Some(ChatTemplate::new(&source, bos, eos).with_context(|| path.display().to_string())?))
+        self.template.as_deref().map(|path| template_file(path, tokenizer)).transpose()
     }
+}
+
+/// Reads a template for a model.
+pub(crate) fn template_file(path: &Path, tokenizer: &Tokenizer) -> anyhow::Result<ChatTemplate> {
+    let source = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    template(&source, tokenizer).with_context(|| path.display().to_string())
+}
+
+/// Compiles a template for a model.
+pub(crate) fn template(source: &str, tokenizer: &Tokenizer) -> anyhow::Result<ChatTemplate> {
+    let literal = |id: Option<u32>| id.and_then(|id| tokenizer.text(id)).unwrap_or_default();
+    Ok(ChatTemplate::new(source, literal(tokenizer.bos()), literal(tokenizer.eos()))?)
 }
 
 /// Renders and tokenises conversations for one model.

@@ -5,6 +5,15 @@ use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use tracing_subscriber::EnvFilter;
 
+/// What the log shows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Log {
+    /// Warnings and worse.
+    Warnings,
+    /// Every request too, with the time: for commands that run until they are stopped.
+    Service,
+}
+
 /// Standard error with the manners the user asked for.
 pub(crate) struct Console {
     quiet: bool,
@@ -21,20 +30,26 @@ impl Console {
         Console { quiet, terminal, colour }
     }
 
-    /// Library events to standard error: warnings and worse, or what `RUST_LOG` says.
-    pub(crate) fn start_log(&self) {
-        let fallback = if self.quiet { "error" } else { "warn" };
+    /// Library events to standard error, as `RUST_LOG` says or else `log`.
+    pub(crate) fn start_log(&self, log: Log) {
+        let fallback = match log {
+            _ if self.quiet => "error",
+            Log::Warnings => "warn",
+            Log::Service => "warn,bitnet_server=info",
+        };
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));
         // Fails only if a subscriber is installed already, which nobody else does.
-        let _ = tracing_subscriber::fmt()
+        let subscriber = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(io::stderr)
             .with_ansi(self.colour)
             .with_target(false)
-            .without_time()
             // It would complain on standard error that standard error is full, and panic.
-            .log_internal_errors(false)
-            .try_init();
+            .log_internal_errors(false);
+        let _ = match log {
+            Log::Warnings => subscriber.without_time().try_init(),
+            Log::Service => subscriber.try_init(),
+        };
     }
 
     /// A remark, unless `--quiet`.

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         Err(error) => return failure::usage(&error),
     };
     let console = console::Console::new(cli.quiet);
-    console.start_log();
+    console.start_log(cli.command.log());
     let result = cli.command.run(&console);
     match result.and(perf_track::finish()) {
         Ok(()) => ExitCode::SUCCESS,

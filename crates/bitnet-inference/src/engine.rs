@@ -250,8 +250,8 @@ impl Engine {
         let mut rows = vec![0.0; self.shape.max_tokens.min(ids.len()) * hidden];
         let mut pooled = vec![0.0f64; hidden];
         let mut sequence = Sequence::new(ids.len());
+        let working = &mut *self.working();
         let result = (|| {
-            let working = &mut *self.working();
             ids.iter().for_each(|&id| sequence.push(id)); // no look at cached pages: they hold no hidden states
             while sequence.computed() < ids.len() {
                 let (start, end) = (sequence.computed(), self.next_chunk(&sequence));
@@ -271,7 +271,7 @@ impl Engine {
             }
             Ok(())
         })();
-        sequence.truncate(0, &mut self.working().pool);
+        sequence.truncate(0, &mut working.pool); // a scheduler beside it never sees them missing
         result.and_then(|()| normalize(&pooled))
     }
 

@@ -165,6 +165,11 @@ impl Scheduler {
         self.context
     }
 
+    /// Requests that steps work on together, at most.
+    pub fn sequences(&self) -> usize {
+        self.engine.shape().max_logits
+    }
+
     /// False when its thread is gone.
     pub fn is_running(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())

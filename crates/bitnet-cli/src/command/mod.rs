@@ -14,12 +14,14 @@ mod logits;
 mod man;
 mod perplexity;
 mod run;
+#[cfg(feature = "serve")]
+mod serve;
 mod tokenize;
 #[cfg(feature = "train")]
 mod train;
 mod verify;
 
-use crate::console::Console;
+use crate::console::{Console, Log};
 use bitnet::Isa;
 use clap::{Parser, Subcommand};
 
@@ -31,6 +33,7 @@ fn environment() -> String {
 Environment:
   BITNET_SEED           seed when --seed is not given
   BITNET_ISA            instruction-set cap when --isa is not given: {tiers}
+  BITNET_API_KEYS       keys of `serve`, separated by commas
   BITNET_DETERMINISTIC  accepted; results are always deterministic
   RAYON_NUM_THREADS     threads when --threads is not given
   BITNET_PERF_TRACK     1: time every operation, table and JSON at the end on standard error;
@@ -57,6 +60,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Run(Box<run::RunArgs>),
     Chat(Box<chat::ChatArgs>),
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::ServeArgs>),
     Inspect(inspect::InspectArgs),
     Tokenize(tokenize::TokenizeArgs),
     Detokenize(detokenize::DetokenizeArgs),
@@ -76,10 +81,21 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// What the log shows unless `RUST_LOG` says otherwise.
+    pub(crate) fn log(&self) -> Log {
+        match self {
+            #[cfg(feature = "serve")]
+            Command::Serve(_) => Log::Service,
+            _ => Log::Warnings,
+        }
+    }
+
     pub(crate) fn run(self, console: &Console) -> anyhow::Result<()> {
         match self {
             Command::Run(args) => run::run(&args, console),
             Command::Chat(args) => chat::run(&args, console),
+            #[cfg(feature = "serve")]
+            Command::Serve(args) => serve::run(&args, console),
             Command::Inspect(args) => inspect::run(&args, console),
             Command::Tokenize(args) => tokenize::run(&args, console),
             Command::Detokenize(args) => detokenize::run(&args, console),

@@ -1,0 +1,115 @@
+//! Errors in the shape that OpenAI clients expect.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bitnet_inference::InferenceError;
+use bitnet_models::ModelError;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// `{"error": {"message", "type", "param", "code"}}` with a status.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    message: String,
+    /// The field at fault.
+    param: Option<String>,
+    code: Option<&'static str>,
+    retry_after: Option<Duration>,
+}
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, code: Option<&'static str>, message: impl Into<String>) -> Self {
+        ApiError { status, message: message.into(), param: None, code, retry_after: None }
+    }
+
+    /// A field with a wrong value.
+    pub(crate) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        let param = Some(param.into());
+        ApiError { param, ..Self::new(StatusCode::BAD_REQUEST, Some("invalid_value"), message) }
+    }
+
+    /// A field that asks for what this server does not do.
+    pub(crate) fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
+        let param = Some(param.into());
+        ApiError { param, ..Self::new(StatusCode::BAD_REQUEST, Some("unsupported"), message) }
+    }
+
+    /// Names the field at fault.
+    pub(crate) fn of(self, param: &str) -> Self {
+        ApiError { param: Some(param.into()), ..self }
+    }
+
+    /// No room now.
+    pub(crate) fn busy(message: impl Into<String>, retry_after: Duration) -> Self {
+        let retry_after = Some(retry_after);
+        ApiError { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, Some("busy"), message) }
+    }
+
+    /// No answer in time.
+    pub(crate) fn time_limit() -> Self {
+        let message = "the answer takes longer than this server allows";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, Some("time_limit"), message)
+    }
+
+    /// What the engine says about a request whose text came in `field`.
+    pub(crate) fn inference(error: InferenceError, field: &str) -> Self {
+        let message = error.to_string();
+        match error {
+            InferenceError::Option { option: "prompt", reason } => {
+                Self::invalid(field, format!("{field}: the prompt {reason}"))
+            }
+            InferenceError::Option { option, .. } => Self::invalid(option, message),
+            InferenceError::ContextFull { tokens, context } => ApiError {
+                code: Some("context_length_exceeded"),
+                ..Self::invalid(
+                    field,
+                    format!("{field}: {tokens} tokens (with one for the answer) do not fit the context of {context}"),
+                )
+            },
+            InferenceError::Busy { retry_after, .. } => Self::busy(message, retry_after),
+            InferenceError::CacheFull { .. } => Self::busy(message, Duration::from_secs(1)),
+            InferenceError::Stopped => Self::busy("the server is stopping", Duration::from_secs(5)),
+            InferenceError::NoTokenizer { .. } => Self::unsupported(field, message),
+            InferenceError::Model(error) => Self::model(&error, field),
+            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, Some("engine"), message),
+        }
+    }
+
+    /// What the tokenizer or the chat template says about `field`.
+    pub(crate) fn model(error: &ModelError, field: &str) -> Self {
+        Self::invalid(field, format!("{field}: {error}"))
+    }
+
+    /// The body of the response.
+    pub(crate) fn json(&self) -> Value {
+        let kind = match self.status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            408 | 504 => "timeout_error",
+            503 => "overloaded_error",
+            400..500 => "invalid_request_error",
+            _ => "server_error",
+        };
+        json!({ "error": { "message": self.message, "type": kind, "param": self.param, "code": self.code } })
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, json_response(&self.json())).into_response();
+        let headers = response.headers_mut();
+        if let Some(wait) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// A JSON body.
+pub(crate) fn json_response(value: &Value) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], value.to_string()).into_response()
+}

@@ -1,0 +1,182 @@
+//! What all requests share, and the routes.
+
+use crate::api_error::ApiError;
+use crate::choices::Choices;
+use crate::metrics::HttpMetrics;
+use crate::observe::RequestId;
+use crate::{
+    ServerOptions, chat, completions, embeddings, gate, health, metrics, model_list, observe, server::ServerError,
+    tokens,
+};
+use axum::Router;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{get, post};
+use bitnet_inference::{Engine, GenerateRequest, Scheduler, TokenEvent};
+use bitnet_models::{ChatTemplate, Tokenizer};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+/// What all requests share.
+pub(crate) struct App {
+    pub(crate) scheduler: Scheduler,
+    pub(crate) options: ServerOptions,
+    pub(crate) gate: gate::Gate,
+    pub(crate) http: HttpMetrics,
+    /// Seconds since 1970 at start.
+    pub(crate) started: u64,
+    /// Set when the server takes no new connections.
+    pub(crate) draining: AtomicBool,
+    /// Embedding requests that may be there, and the one that is computed.
+    pub(crate) embedding_queue: Semaphore,
+    pub(crate) embedding: Semaphore,
+    /// Answers so far; with `salt` it names the next one.
+    answers: AtomicU64,
+    salt: u64,
+}
+
+impl App {
+    pub(crate) fn new(engine: Arc<Engine>, mut options: ServerOptions, loopback: bool) -> Result<Self, ServerError> {
+        let keys = std::mem::take(&mut options.api_keys);
+        Ok(App {
+            scheduler: Scheduler::start(engine, options.queue)?,
+            gate: gate::Gate::new(&keys, &options.cors_origins, loopback),
+            http: HttpMetrics::default(),
+            started: now(),
+            draining: AtomicBool::new(false),
+            embedding_queue: Semaphore::new(options.queue.clamp(1, Semaphore::MAX_PERMITS)),
+            embedding: Semaphore::new(1),
+            answers: AtomicU64::new(0),
+            salt: observe::random(),
+            options,
+        })
+    }
+
+    /// The tokenizer, for a request that needs one because of `field`.
+    pub(crate) fn tokenizer(&self, field: &str) -> Result<&Tokenizer, ApiError> {
+        self.scheduler.engine().require_tokenizer().map_err(|error| ApiError::inference(error, field))
+    }
+
+    /// The chat template.
+    pub(crate) fn template(&self) -> Result<&ChatTemplate, ApiError> {
+        let own = || self.scheduler.engine().tokenizer().and_then(Tokenizer::chat_template);
+        self.options.template.as_ref().or_else(own).ok_or_else(|| {
+            let message = "the model has no chat template: it was not trained to chat. Use /v1/completions, or start the \
+                           server with --template FILE";
+            ApiError::unsupported("messages", message)
+        })
+    }
+
+    /// Refuses a model that is not here. Requests without one mean the only one.
+    pub(crate) fn check_model(&self, name: Option<&str>) -> Result<(), ApiError> {
+        match name {
+            Some(name) if name != self.options.model => {
+                let message = format!("the model {name:?} does not exist here; there is {:?}", self.options.model);
+                Err(ApiError::new(StatusCode::NOT_FOUND, Some("model_not_found"), message).of("model"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs long computations (tokenising, templates) where they hold up no connection.
+    pub(crate) async fn compute<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let app = Arc::clone(self);
+        let failed = |_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, None, "the computation failed");
+        tokio::task::spawn_blocking(move || work(&app)).await.map_err(failed)?
+    }
+
+    /// Puts what `requests` makes, `per_prompt` requests in a row for each prompt, into the scheduler's queue.
+    pub(crate) async fn submit(
+        self: &Arc<Self>,
+        id: &RequestId,
+        arrival: Instant,
+        per_prompt: usize,
+        field: &'static str,
+        requests: impl FnOnce(&App) -> Result<Vec<GenerateRequest>, ApiError> + Send + 'static,
+    ) -> Result<Choices, ApiError> {
+        let submit = move |app: &App| {
+            let submitted = requests(app)?.into_iter().map(|request| app.scheduler.submit(request));
+            submitted.collect::<Result<Vec<_>, _>>().map_err(|error| ApiError::inference(error, field))
+        };
+        let answers = self.compute(submit).await?;
+        Ok(Choices::new(answers, per_prompt, arrival + self.options.time_limit, field, id.clone()))
+    }
+
+    /// A name for an answer.
+    pub(crate) fn answer_id(&self, kind: &str) -> String {
+        format!("{kind}-{:016x}{:08x}", self.salt, self.answers.fetch_add(1, Relaxed))
+    }
+
+    /// The tokens to report: all but the one that ends the text.
+    pub(crate) fn reported<'e>(&self, events: &'e [TokenEvent]) -> impl Iterator<Item = &'e TokenEvent> + use<'_, 'e> {
+        let stops = self.scheduler.engine().tokenizer().map_or(&[][..], Tokenizer::stop_ids);
+        events.iter().filter(move |event| !stops.contains(&event.id))
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// The routes, with everything that stands before them.
+pub(crate) fn router(app: &Arc<App>) -> Result<Router, ServerError> {
+    let not_found =
+        || async { ApiError::new(StatusCode::NOT_FOUND, Some("not_found"), "there is nothing at this path") };
+    let not_allowed = || async {
+        let message = "this path does not know this method";
+        ApiError::new(StatusCode::METHOD_NOT_ALLOWED, Some("method_not_allowed"), message)
+    };
+    let routes = Router::new()
+        .route("/v1/chat/completions", post(chat::complete))
+        .route("/v1/completions", post(completions::complete))
+        .route("/v1/embeddings", post(embeddings::embed))
+        .route("/v1/models", get(model_list::list))
+        .route("/v1/models/{model}", get(model_list::one))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/apply-template", post(tokens::apply_template))
+        .route("/health", get(health::health))
+        .route("/ready", get(health::ready))
+        .route("/metrics", get(metrics::metrics))
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_allowed)
+        .with_state(Arc::clone(app));
+    Ok(routes
+        .layer(from_fn_with_state(Arc::clone(app), gate::check))
+        .layer(cors(&app.options.cors_origins)?)
+        .layer(from_fn(observe::no_store))
+        .layer(from_fn_with_state(Arc::clone(app), observe::observe)))
+}
+
+/// Without origins no header is sent, and browsers keep other sites' pages from reading answers.
+fn cors(origins: &[String]) -> Result<CorsLayer, ServerError> {
+    if origins.is_empty() {
+        return Ok(CorsLayer::new());
+    }
+    let wrong = |origin: &str| ServerError::Origin(origin.to_owned());
+    let allowed = match origins.iter().any(|origin| origin == "*") {
+        true => AllowOrigin::any(),
+        false => {
+            let value = |origin: &String| match origin.strip_suffix('/').unwrap_or(origin) {
+                name if name.contains("://") => HeaderValue::from_str(name).map_err(|_| wrong(origin)),
+                _ => Err(wrong(origin)),
+            };
+            AllowOrigin::list(origins.iter().map(value).collect::<Result<Vec<_>, _>>()?)
+        }
+    };
+    let request_id = HeaderName::from_static(observe::REQUEST_ID);
+    let key = HeaderName::from_static(gate::API_KEY);
+    Ok(CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, key, request_id.clone()])
+        .expose_headers([request_id, header::RETRY_AFTER]))
+}

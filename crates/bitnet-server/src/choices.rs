@@ -1,0 +1,154 @@
+//! The answers to one HTTP request while they are made.
+
+use crate::api_error::ApiError;
+use crate::observe::RequestId;
+use bitnet_inference::{FinishReason, TokenEvent, Update, Updates};
+use serde_json::{Value, json};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Updates of several answers, in the order in which they come. Dropping it cancels those that are not finished.
+#[derive(Debug)]
+pub(crate) struct Choices {
+    answers: Vec<Updates>,
+    per_prompt: usize,
+    /// Whom to ask first, so that none is heard before the others for ever.
+    next: usize,
+    deadline: Pin<Box<Sleep>>,
+    /// Where the prompt came from.
+    field: &'static str,
+    usage: Usage,
+    /// Answers that came to their end.
+    finished: usize,
+    id: RequestId,
+}
+
+/// Tokens of all answers together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    pub(crate) prompt: usize,
+    pub(crate) cached: usize,
+    pub(crate) new: usize,
+}
+
+impl Usage {
+    pub(crate) fn json(self) -> Value {
+        json!({
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.new,
+            "total_tokens": self.prompt + self.new,
+            "prompt_tokens_details": { "cached_tokens": self.cached },
+        })
+    }
+}
+
+/// A whole answer.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    /// All tokens, if log-probabilities were asked for.
+    pub(crate) events: Vec<TokenEvent>,
+    pub(crate) reason: Option<FinishReason>,
+}
+
+impl Choices {
+    /// `per_prompt` answers in a row have the same prompt, which counts once.
+    pub(crate) fn new(
+        answers: Vec<Updates>,
+        per_prompt: usize,
+        deadline: Instant,
+        field: &'static str,
+        id: RequestId,
+    ) -> Self {
+        let prompt = answers.iter().step_by(per_prompt.max(1)).map(Updates::prompt_tokens).sum();
+        Choices {
+            answers,
+            per_prompt: per_prompt.max(1),
+            next: 0,
+            deadline: Box::pin(sleep_until(deadline)),
+            field,
+            usage: Usage { prompt, ..Usage::default() },
+            finished: 0,
+            id,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.answers.len()
+    }
+
+    /// So far.
+    pub(crate) fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// The next update of any answer, with the answer's index; `None` when all have ended.
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<(usize, Update), ApiError>>> {
+        let count = self.answers.len();
+        for step in 0..count {
+            let index = (self.next + step) % count;
+            match self.answers[index].poll(context) {
+                Poll::Ready(Some(Ok(update))) => {
+                    self.next = index + 1;
+                    self.note(index, &update);
+                    return Poll::Ready(Some(Ok((index, update))));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    tracing::warn!(id = %self.id, %error, "failed");
+                    return Poll::Ready(Some(Err(ApiError::inference(error, self.field))));
+                }
+                Poll::Ready(None) | Poll::Pending => {}
+            }
+        }
+        if self.finished == count {
+            return Poll::Ready(None);
+        }
+        self.deadline.as_mut().poll(context).map(|()| Some(Err(ApiError::time_limit())))
+    }
+
+    fn note(&mut self, index: usize, update: &Update) {
+        match update {
+            Update::Token(_) => self.usage.new += 1,
+            Update::Finished(_, usage) => {
+                self.finished += 1;
+                if index.is_multiple_of(self.per_prompt) {
+                    self.usage.cached += usage.cached_tokens;
+                }
+            }
+        }
+    }
+
+    /// Waits for all answers.
+    pub(crate) async fn collect(mut self) -> Result<(Vec<Answer>, Usage), ApiError> {
+        let mut answers: Vec<Answer> = self.answers.iter().map(|_| Answer::default()).collect();
+        while let Some(update) = std::future::poll_fn(|context| self.poll(context)).await {
+            match update? {
+                (index, Update::Token(event)) => {
+                    answers[index].text.push_str(&event.text);
+                    if event.logprob.is_some() {
+                        answers[index].events.push(event);
+                    }
+                }
+                (index, Update::Finished(reason, _)) => answers[index].reason = Some(reason),
+            }
+        }
+        Ok((answers, self.usage))
+    }
+}
+
+impl Drop for Choices {
+    fn drop(&mut self) {
+        let Usage { prompt, cached, new } = self.usage;
+        let complete = self.finished == self.answers.len();
+        tracing::info!(id = %self.id, prompt, cached, new, complete, "answered");
+    }
+}
+
+/// Why an answer ended, in OpenAI's words.
+pub(crate) fn finish_name(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::EndOfText | FinishReason::StopText => "stop",
+        FinishReason::Length | FinishReason::ContextFull | FinishReason::Degenerate => "length",
+    }
+}

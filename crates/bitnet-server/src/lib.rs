@@ -1,0 +1,42 @@
+//! HTTP for one engine: the routes that OpenAI clients speak, over one [`Scheduler`](bitnet_inference::Scheduler).
+//!
+//! Requests are read field by field, put into the scheduler's queue, and answered whole or as server-sent events. A wrong
+//! value is refused with an error that names its field; a field that nobody knows is ignored; what is not supported is
+//! refused, never ignored. A client that goes away cancels its request.
+//!
+//! ```no_run
+//! use bitnet_inference::{Engine, EngineOptions};
+//! use bitnet_server::{Server, ServerOptions};
+//!
+//! let engine = Engine::open("model.gguf", EngineOptions { sequences: Some(8), ..EngineOptions::default() })?;
+//! let server = Server::bind(engine.into(), "127.0.0.1:8080", ServerOptions::new("model"))?;
+//! println!("listening on http://{}", server.address());
+//! server.run()?; // until Ctrl-C or SIGTERM
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod api_error;
+mod app;
+mod body;
+mod chat;
+mod choices;
+mod completions;
+mod conversation;
+mod embeddings;
+mod event_stream;
+mod fields;
+mod gate;
+mod health;
+mod logprobs;
+mod metrics;
+mod model_list;
+mod observe;
+mod options;
+mod parameters;
+mod server;
+mod tokens;
+
+pub use options::ServerOptions;
+pub use server::{Server, ServerError};

@@ -1,0 +1,45 @@
+//! What a server is told at start.
+
+use bitnet_models::ChatTemplate;
+use std::time::Duration;
+
+/// Choices at start. Sequences, context and cache are those of the engine.
+#[derive(Debug)]
+pub struct ServerOptions {
+    /// Name of the model in requests and answers.
+    pub model: String,
+    /// Chat template to use instead of the model's.
+    pub template: Option<ChatTemplate>,
+    /// Requests that may wait; more are refused as busy.
+    pub queue: usize,
+    /// Keys, of which a client must show one; none = everybody may ask.
+    pub api_keys: Vec<String>,
+    /// Origins (`https://example.org`, or `*`) whose pages may read answers in a browser.
+    pub cors_origins: Vec<String>,
+    /// Bytes of a request's body.
+    pub max_body: usize,
+    /// Connections at once; more wait to be accepted.
+    pub max_connections: usize,
+    /// From a request's arrival to the end of its answer.
+    pub time_limit: Duration,
+    /// How long requests may take to finish after the signal to stop.
+    pub drain_limit: Duration,
+}
+
+impl ServerOptions {
+    /// Defaults for a model of this name: 64 requests wait, no keys, no origins, bodies of 4 MiB, 1024 connections, ten
+    /// minutes for an answer, thirty seconds to finish at the end.
+    pub fn new(model: impl Into<String>) -> Self {
+        ServerOptions {
+            model: model.into(),
+            template: None,
+            queue: 64,
+            api_keys: Vec::new(),
+            cors_origins: Vec::new(),
+            max_body: 4 << 20,
+            max_connections: 1024,
+            time_limit: Duration::from_secs(600),
+            drain_limit: Duration::from_secs(30),
+        }
+    }
+}

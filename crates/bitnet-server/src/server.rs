@@ -1,0 +1,198 @@
+//! Connections: accepted, bounded, and brought to an end.
+
+use crate::ServerOptions;
+use crate::app::{App, router};
+use axum::Router;
+use bitnet_inference::{Engine, InferenceError};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+/// A request's head must be there after this time; an idle connection is closed after it.
+const HEAD_LIMIT: Duration = Duration::from_secs(60);
+
+/// Threads that read, tokenise and write; those that compute are the engine's.
+const WORKERS: usize = 2;
+
+/// Threads for long tokenising and embeddings.
+const COMPUTING: usize = 4;
+
+/// Why a server does not start, or ends.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The address cannot be listened to.
+    #[error("cannot listen to {address}: {source}")]
+    Listen {
+        /// What was asked for.
+        address: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The runtime or its signals.
+    #[error("cannot start the server: {0}")]
+    Start(#[from] io::Error),
+    /// The scheduler.
+    #[error(transparent)]
+    Engine(#[from] InferenceError),
+    /// An origin that is none.
+    #[error("the origin {0:?} has not the form https://name or https://name:port")]
+    Origin(String),
+}
+
+/// A server that listens.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    app: Arc<App>,
+    router: Router,
+}
+
+impl Server {
+    /// Listens. Port 0 takes a free one.
+    ///
+    /// # Errors
+    /// The address is taken or not this machine's; wrong options.
+    pub fn bind(
+        engine: Arc<Engine>,
+        address: impl ToSocketAddrs + std::fmt::Debug,
+        options: ServerOptions,
+    ) -> Result<Self, ServerError> {
+        let refused = |source| ServerError::Listen { address: format!("{address:?}").replace('"', ""), source };
+        let listener = TcpListener::bind(&address).map_err(refused)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let app = Arc::new(App::new(engine, options, address.ip().is_loopback())?);
+        let router = router(&app)?;
+        Ok(Server { listener, address, app, router })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until Ctrl-C or SIGTERM, then finishes what was begun. A second signal ends at once.
+    ///
+    /// # Errors
+    /// No threads, no signals.
+    pub fn run(self) -> Result<(), ServerError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .max_blocking_threads(COMPUTING)
+            .thread_name("bitnet-http")
+            .enable_all()
+            .build()?;
+        let result = runtime.block_on(async {
+            let (stop, stopped) = mpsc::channel(2);
+            let signals = signals(stop)?;
+            tokio::spawn(signals);
+            self.serve(stopped).await
+        });
+        runtime.shutdown_background();
+        result
+    }
+
+    /// Serves inside a runtime until `stop` gives something or is closed, then finishes what was begun. When `stop` gives
+    /// something again, it ends at once.
+    ///
+    /// # Errors
+    /// The listener cannot be used.
+    pub async fn serve(self, mut stop: mpsc::Receiver<()>) -> Result<(), ServerError> {
+        let Server { listener, app, router, .. } = self;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let places = Arc::new(Semaphore::new(app.options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
+        let graceful = GracefulShutdown::new();
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = async {
+                // the semaphore is never closed
+                let place = Arc::clone(&places).acquire_owned().await.ok();
+                (place, listener.accept().await)
+            };
+            let (place, stream) = tokio::select! {
+                _ = stop.recv() => break,
+                Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+                (place, accepted) = accepted => match accepted {
+                    Ok((stream, _)) => (place, stream),
+                    Err(error) => {
+                        // out of file descriptors, or a connection that was gone at once: neither is the end
+                        tracing::warn!(%error, "cannot accept a connection");
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        continue;
+                    }
+                },
+            };
+            let _ = stream.set_nodelay(true); // tokens are small and must not wait for one another
+            let service = TowerToHyperService::new(router.clone());
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_LIMIT)
+                .serve_connection(TokioIo::new(stream), service);
+            let connection = graceful.watch(connection);
+            let open = Open::new(&app);
+            connections.spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "connection ended");
+                }
+                drop((open, place));
+            });
+        }
+        drop(listener);
+        app.draining.store(true, Relaxed);
+        tracing::info!(connections = connections.len(), "stopping: what was begun is finished");
+        tokio::select! {
+            () = graceful.shutdown() => {}
+            () = tokio::time::sleep(app.options.drain_limit) => tracing::warn!("not all answers were finished in time"),
+            Some(()) = stop.recv() => tracing::warn!("told to stop at once"),
+        }
+        connections.shutdown().await;
+        Ok(())
+    }
+}
+
+/// An open connection, counted while it lives.
+struct Open(Arc<App>);
+
+impl Open {
+    fn new(app: &Arc<App>) -> Self {
+        app.http.connections.fetch_add(1, Relaxed);
+        Open(Arc::clone(app))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.http.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Passes on Ctrl-C and SIGTERM.
+fn signals(stop: mpsc::Sender<()>) -> io::Result<impl Future<Output = ()> + Send> {
+    #[cfg(unix)]
+    let mut terminate = {
+        use tokio::signal::unix::{SignalKind, signal};
+        signal(SignalKind::terminate())?
+    };
+    Ok(async move {
+        loop {
+            #[cfg(unix)]
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            #[cfg(not(unix))]
+            let _ = tokio::signal::ctrl_c().await;
+            if stop.send(()).await.is_err() {
+                return;
+            }
+        }
+    })
+}

@@ -1,0 +1,73 @@
+//! `POST /tokenize`, `/detokenize`, `/apply-template`: what the model sees.
+
+use crate::api_error::{ApiError, json_response};
+use crate::app::App;
+use crate::conversation;
+use crate::fields::{Fields, token, wrong};
+use axum::extract::State;
+use axum::response::Response;
+use bitnet_models::Encoding;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// `content` (or `prompt`) → `tokens`. `add_special` puts the begin-of-sequence token in front if the model has one,
+/// `parse_special` reads special tokens that the text spells, `with_pieces` adds what each token stands for.
+pub(crate) async fn tokenize(State(app): State<Arc<App>>, mut fields: Fields) -> Result<Response, ApiError> {
+    let prompt = fields.string("prompt")?;
+    let content = match fields.string("content")?.or(prompt) {
+        Some(content) => content,
+        None => return Err(ApiError::invalid("content", "content is missing")),
+    };
+    let special = fields.boolean("parse_special")?.unwrap_or(true);
+    let bos = fields.boolean("add_special")?.unwrap_or(false);
+    let pieces = fields.boolean("with_pieces")?.unwrap_or(false);
+    let tokens = move |app: &App| {
+        let tokenizer = app.tokenizer("content")?;
+        let encoding = Encoding { bos: if bos { None } else { Some(false) }, special };
+        let ids = tokenizer.encode(&content, encoding).map_err(|error| ApiError::model(&error, "content"))?;
+        let piece = |&id: &u32| {
+            let bytes = tokenizer.bytes(id).or_else(|| tokenizer.text(id).map(str::as_bytes)).unwrap_or_default();
+            let piece = std::str::from_utf8(bytes).map_or_else(|_| json!(bytes), |text| json!(text));
+            json!({ "id": id, "piece": piece })
+        };
+        let count = ids.len();
+        let tokens: Value = if pieces { ids.iter().map(piece).collect() } else { json!(ids) };
+        Ok(json!({ "tokens": tokens, "count": count }))
+    };
+    app.compute(tokens).await.map(|body| json_response(&body))
+}
+
+/// `tokens` → `content`, special tokens by their names.
+pub(crate) async fn detokenize(State(app): State<Arc<App>>, mut fields: Fields) -> Result<Response, ApiError> {
+    let tokens = match fields.required("tokens")? {
+        Value::Array(tokens) => tokens,
+        other => return Err(wrong("tokens", "a list of token ids", &other)),
+    };
+    let ids = tokens.iter().map(|id| token(id, "tokens")).collect::<Result<Vec<u32>, _>>()?;
+    let content = move |app: &App| {
+        let tokenizer = app.tokenizer("tokens")?;
+        let vocab = tokenizer.vocab_size();
+        match ids.iter().find(|&&id| id as usize >= vocab) {
+            Some(id) => {
+                let message = format!("tokens: {id} is not below the vocabulary size {vocab}");
+                Err(ApiError::invalid("tokens", message))
+            }
+            None => Ok(json!({ "content": tokenizer.decode(&ids, true) })),
+        }
+    };
+    app.compute(content).await.map(|body| json_response(&body))
+}
+
+/// `messages` → `prompt`, the text that the chat template makes of them, and `tokens`, what the model reads.
+pub(crate) async fn apply_template(State(app): State<Arc<App>>, mut fields: Fields) -> Result<Response, ApiError> {
+    let messages = conversation::read(fields.required("messages")?)?;
+    let opening = fields.boolean("add_generation_prompt")?.unwrap_or(true);
+    let prompt = move |app: &App| {
+        let template = app.template()?;
+        let failed = |error| ApiError::model(&error, "messages");
+        let prompt = template.render(&messages, opening).map_err(failed)?;
+        let tokens = app.tokenizer("messages")?.encode_chat(template, &messages, opening).map_err(failed)?;
+        Ok(json!({ "prompt": prompt, "tokens": tokens }))
+    };
+    app.compute(prompt).await.map(|body| json_response(&body))
+}

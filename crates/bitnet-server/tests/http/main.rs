@@ -1,0 +1,7 @@
+//! A real listener with the embedded model, asked over sockets by a client that knows nothing of the server's code.
+
+mod answers;
+mod client;
+mod failures;
+mod load;
+mod openai;
