@@ -12,6 +12,8 @@ mod pipes;
 mod program;
 mod receipt;
 mod run;
+#[cfg(feature = "serve")]
+mod serve;
 mod tokens;
 mod track;
 #[cfg(feature = "train")]

@@ -8,9 +8,15 @@ use std::process::{Command, Output, Stdio};
 /// `bitnet` with these arguments and none of the caller's settings.
 pub(crate) fn bitnet<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
-    for name in
-        ["BITNET_SEED", "BITNET_ISA", "BITNET_DETERMINISTIC", "BITNET_PERF_TRACK", "RAYON_NUM_THREADS", "RUST_LOG"]
-    {
+    for name in [
+        "BITNET_API_KEYS",
+        "BITNET_SEED",
+        "BITNET_ISA",
+        "BITNET_DETERMINISTIC",
+        "BITNET_PERF_TRACK",
+        "RAYON_NUM_THREADS",
+        "RUST_LOG",
+    ] {
         command.env_remove(name);
     }
     command.args(args).stdin(Stdio::null());

@@ -1,7 +1,7 @@
 //! A server in this process, and just enough HTTP to ask it.
 
 use bitnet::{Checkpoint, Engine, EngineOptions, default_model};
-use bitnet_models::ChatTemplate;
+use bitnet_models::{ChatTemplate, Tokenizer};
 use bitnet_server::{Server, ServerOptions};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -28,7 +28,10 @@ pub(crate) fn engine(sequences: usize, kv_pages: usize) -> Arc<Engine> {
 
 /// Options with the story template.
 pub(crate) fn options() -> ServerOptions {
-    let template = ChatTemplate::new(bitnet::STORY_TEMPLATE, "<s>", "</s>").expect("a template");
+    let model = Checkpoint::from_gguf_bytes(default_model().into()).expect("a GGUF file");
+    let tokenizer = Tokenizer::from_checkpoint(&model).expect("a tokenizer");
+    let begin = tokenizer.bos().and_then(|id| tokenizer.text(id)).expect("a begin-of-sequence token");
+    let template = ChatTemplate::new(bitnet::STORY_TEMPLATE, begin, "").expect("a template");
     ServerOptions { template: Some(template), ..ServerOptions::new(MODEL) }
 }
 
@@ -125,7 +128,10 @@ impl Reply {
 pub(crate) fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("a connection");
     stream.set_read_timeout(Some(Duration::from_secs(120))).expect("a timeout");
-    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+    if !headers.iter().any(|(name, _)| *name == "Host") {
+        head += &format!("Host: {address}\r\n");
+    }
     head += &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
     headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
     let mut request = (head + "\r\n").into_bytes();

@@ -44,7 +44,7 @@ fn a_client_that_goes_away_cancels() {
 
 #[test]
 fn a_full_queue_is_busy_and_says_when_to_come_back() {
-    let server = busy_server(ServerOptions { queue: 29, ..options() });
+    let server = busy_server(ServerOptions { queue: 30, ..options() });
     let _client = send(server.address, "POST", "/v1/completions", &[], long(true).to_string().as_bytes());
     wait_for("it never began", || metric(server.address, "bitnet_requests_waiting") > 27.0);
     // whoever asks for more answers than there is room for takes none of it
@@ -152,7 +152,7 @@ fn pages_of_other_origins() {
     let reply = receive(send(shared(), "GET", "/v1/models", &[origin], b""));
     assert_eq!((reply.status, &reply.json()["error"]["code"]), (403, &json!("foreign_origin")));
     let rebound = [("Host", "evil.example")];
-    assert!(receive(send(shared(), "GET", "/v1/models", &rebound, b"")).status >= 400);
+    assert_eq!(receive(send(shared(), "GET", "/v1/models", &rebound, b"")).status, 403);
 
     let server = busy_server(ServerOptions { cors_origins: vec!["https://page.example".into()], ..options() });
     let open = receive(send(server.address, "OPTIONS", "/v1/completions", &preflight, b""));

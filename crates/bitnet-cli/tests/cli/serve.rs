@@ -1,0 +1,86 @@
+//! `bitnet serve` as an operator sees it: a line with the address, answers, and an end that loses nothing.
+
+use crate::program::{Outcome, bitnet, json, output};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, ChildStderr, Command, Stdio};
+
+struct Served {
+    child: Child,
+    notes: BufReader<ChildStderr>,
+    address: String,
+}
+
+impl Served {
+    /// Starts it on a free port and waits until it listens.
+    fn start(args: &[&str]) -> Self {
+        let mut command = bitnet(["serve", "--port", "0", "--threads", "1"].iter().chain(args));
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut notes = BufReader::new(child.stderr.take().expect("piped"));
+        let mut line = String::new();
+        let address = loop {
+            line.clear();
+            assert!(notes.read_line(&mut line).expect("text") > 0, "it ended before it listened");
+            if let Some(rest) = line.strip_prefix("listening on http://") {
+                break rest.split(' ').next().expect("an address").to_owned();
+            }
+        };
+        Served { child, notes, address }
+    }
+
+    /// Begins a request.
+    fn send(&self, body: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.address).expect("a connection");
+        let (address, length) = (&self.address, body.len());
+        let head = format!("POST /v1/chat/completions HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+        write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}").expect("written");
+        stream
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The body of a good response.
+fn receive(mut stream: TcpStream) -> serde_json::Value {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("a response");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+    assert!(head.starts_with("HTTP/1.1 200"), "{text}");
+    json(body)
+}
+
+#[test]
+#[cfg(unix)]
+fn sigterm_finishes_the_answer_and_ends_well() {
+    let mut served = Served::start(&[]);
+    let body = r#"{"messages": [{"role": "user", "content": "a secret"}], "n": 8, "seed": 1, "ignore_eos": true}"#;
+    let answer = served.send(body);
+    // its line in the log stands there when it is answered, so the request itself says that it was accepted
+    receive(served.send(r#"{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}"#));
+    let id = served.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
+    assert_eq!(receive(answer)["choices"].as_array().map(Vec::len), Some(8));
+    assert_eq!(served.child.wait().expect("it ends").code(), Some(0));
+    let mut log = String::new();
+    served.notes.read_to_string(&mut log).expect("text");
+    assert!(log.contains("answered") && log.contains("status=200"), "{log}");
+    assert!(!log.contains("secret"), "a prompt in the log: {log}");
+}
+
+#[test]
+fn what_cannot_be_served_is_an_error() {
+    let occupied = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = occupied.local_addr().expect("an address").port().to_string();
+    assert!(output(["serve", "--port", &port]).fails(1).contains("cannot listen to"));
+    let keys = tempfile::NamedTempFile::new().expect("a file");
+    let path = keys.path().to_str().expect("UTF-8");
+    assert!(output(["serve", "--port", "0", "--api-key-file", path]).fails(1).contains("no key"));
+    assert!(output(["serve", "--port", "0", "--cors-origin", "nonsense"]).fails(1).contains("nonsense"));
+    let none = bitnet(["serve", "--port", "0"]).env("BITNET_API_KEYS", " , ").output().expect("it ends");
+    assert!(none.fails(1).contains("BITNET_API_KEYS"));
+}
