@@ -236,7 +236,7 @@ fn share(
     }
     let row_bytes = x.cols().div_ceil(128) * 32;
     let bytes = weights.iter().map(|ternary| ternary.rows() * row_bytes).sum::<usize>();
-    let prepares = !matches!(cpu.isa(), Isa::Amx | Isa::Avx512Vnni);
+    let prepares = cpu.isa() != Isa::Amx;
     let most = if prepares && x.len() >= PROMPT { 4 * GRAIN.end } else { GRAIN.end };
     let grain = (bytes / (4 * cpu.threads())).clamp(GRAIN.start, most) / row_bytes;
     cpu.pool().columns(outs, grain, |matrix, mut tile| body(matrix, &mut tile));

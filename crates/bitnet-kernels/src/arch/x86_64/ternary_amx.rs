@@ -24,7 +24,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::amx::{TILE_BYTES, TILE_ROWS, Tiles};
-use super::ternary_avx512vnni::{self, load_unit};
+use super::ternary_avx512vnni::{self, load_unit, transpose};
 use crate::cpu::{Quantized, UNIT};
 use crate::ternary_matmul::Panel;
 
@@ -232,30 +232,4 @@ fn unpack(panel: Panel<'_>, first: usize, units: Range<usize>, out: &mut [Step])
             }
         }
     }
-}
-
-/// 16 × 16 dwords.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
-    // First squares of 4 × 4: lane `l` of `columns[4 g + c]` is column `4 l + c` of rows `4 g..4 g + 4`.
-    let mut columns = rows;
-    for columns in columns.chunks_exact_mut(4) {
-        let (a, b) = (_mm512_unpacklo_epi32(columns[0], columns[1]), _mm512_unpacklo_epi32(columns[2], columns[3]));
-        let (c, d) = (_mm512_unpackhi_epi32(columns[0], columns[1]), _mm512_unpackhi_epi32(columns[2], columns[3]));
-        columns[0] = _mm512_unpacklo_epi64(a, b);
-        columns[1] = _mm512_unpackhi_epi64(a, b);
-        columns[2] = _mm512_unpacklo_epi64(c, d);
-        columns[3] = _mm512_unpackhi_epi64(c, d);
-    }
-    let mut out = rows;
-    for c in 0..4 {
-        let even = |g: usize| _mm512_shuffle_i32x4::<0b10_00_10_00>(columns[g + c], columns[g + 4 + c]);
-        let odd = |g: usize| _mm512_shuffle_i32x4::<0b11_01_11_01>(columns[g + c], columns[g + 4 + c]);
-        out[c] = _mm512_shuffle_i32x4::<0b10_00_10_00>(even(0), even(8));
-        out[4 + c] = _mm512_shuffle_i32x4::<0b10_00_10_00>(odd(0), odd(8));
-        out[8 + c] = _mm512_shuffle_i32x4::<0b11_01_11_01>(even(0), even(8));
-        out[12 + c] = _mm512_shuffle_i32x4::<0b11_01_11_01>(odd(0), odd(8));
-    }
-    out
 }

@@ -12,14 +12,22 @@ use super::ternary_vectors;
 use crate::cpu::{Quantized, UNIT};
 use crate::ternary_matmul::{GroupPanel, Panel, ROW_TILE};
 
-/// Tokens that share a load of unpacked weights: 4 × 6 accumulators, 4 weight vectors and the activations fit 32 registers.
-const TOKEN_TILE: usize = 6;
-/// Tokens that share unpacked weights: their sums stay on the stack.
-const TOKEN_BLOCK: usize = 20 * TOKEN_TILE;
-/// Rows whose results are stored together, a cache line per token.
-const ROW_BLOCK: usize = 16;
-/// Units of 256 columns that are unpacked at a time: 16 KB of codes and 24 KB of activations stay in the first-level cache.
-const UNIT_BLOCK: usize = 16;
+/// Tokens up to which it is fastest to unpack weights in registers, for at most eight of them at a time.
+const FEW: usize = 28;
+/// Tokens of a vector of sums.
+const VECTOR: usize = 16;
+/// Vectors of tokens that share a weight: 8 × 3 sums, 3 vectors of activations and a weight fit 32 registers.
+const TILE: usize = 3;
+/// Rows that share activations.
+const TILE_ROWS: usize = 8;
+/// Vectors of tokens that share unpacked weights.
+const VECTOR_BLOCK: usize = 4 * TILE;
+/// Rows that share arranged activations.
+const ROW_BLOCK: usize = 320;
+/// Rows whose results are stored together, some cache lines per token.
+const LINE: usize = 64;
+/// Units of 256 columns at a time: a tile of activations and eight rows, 42 KB, fit the first-level cache.
+const UNIT_BLOCK: usize = 3;
 
 /// How far ahead of the products the weights are fetched: hides the latency of main memory, and unlike the processor's own prefetching goes on across pages.
 const PREFETCH: usize = 4096;
@@ -30,51 +38,55 @@ const PREFETCH: usize = 4096;
 /// The processor must have AVX-512 F, BW, VL and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(crate) unsafe fn multiply(panel: Panel<'_>, x: &Quantized, mut store: impl FnMut(usize, usize, &[i32])) {
-    match x.len() {
-        0 => return,
-        1 => return one_token(panel, x, &mut store),
-        2 => return few_tokens::<2, 4>(panel, x, &mut store),
-        3 => return few_tokens::<3, 4>(panel, x, &mut store),
-        4 => return few_tokens::<4, 4>(panel, x, &mut store),
-        5 => return few_tokens::<5, 4>(panel, x, &mut store),
-        6 => return few_tokens::<6, 2>(panel, x, &mut store),
-        7 => return few_tokens::<7, 2>(panel, x, &mut store),
-        8 => return few_tokens::<8, 2>(panel, x, &mut store),
-        _ => {}
+    if x.len() > FEW {
+        return many_tokens(panel, x, &mut store);
     }
-    for first in (0..x.len()).step_by(TOKEN_BLOCK) {
-        let tokens = first..(first + TOKEN_BLOCK).min(x.len());
-        many_tokens(panel, x, tokens, &mut store);
+    let mut token = 0;
+    while token < x.len() {
+        let left = x.len() - token;
+        let count = left.div_ceil(left.div_ceil(8));
+        match count {
+            1 => one_token(panel, x, token, &mut store),
+            2 => few_tokens::<2, 4>(panel, x, token, &mut store),
+            3 => few_tokens::<3, 4>(panel, x, token, &mut store),
+            4 => few_tokens::<4, 4>(panel, x, token, &mut store),
+            5 => few_tokens::<5, 4>(panel, x, token, &mut store),
+            6 => few_tokens::<6, 2>(panel, x, token, &mut store),
+            7 => few_tokens::<7, 2>(panel, x, token, &mut store),
+            _ => few_tokens::<8, 2>(panel, x, token, &mut store),
+        }
+        token += count;
     }
 }
 
 /// All rows for one token. The panel is read in four streams, a quarter each: memory gives a core a quarter more that
 /// way than in one.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn one_token(panel: Panel<'_>, x: &Quantized, store: &mut impl FnMut(usize, usize, &[i32])) {
-    let activations = x.row(0).codes;
+fn one_token(panel: Panel<'_>, x: &Quantized, token: usize, store: &mut impl FnMut(usize, usize, &[i32])) {
+    let activations = x.row(token).codes;
     let stream = panel.rows() / ROW_TILE;
     for row in 0..stream {
         let rows = [row, stream + row, 2 * stream + row, 3 * stream + row];
         let sums = dot_one(rows.map(|row| panel.row(row)), activations);
         for r in 0..ROW_TILE {
-            store(rows[r], 0, &sums[r..r + 1]);
+            store(rows[r], token, &sums[r..r + 1]);
         }
     }
     for row in ROW_TILE * stream..panel.rows() {
-        store(row, 0, &dot_one([panel.row(row); ROW_TILE], activations)[..1]);
+        store(row, token, &dot_one([panel.row(row); ROW_TILE], activations)[..1]);
     }
 }
 
-/// All rows for `T` tokens, the whole of `x`. Weights are unpacked in registers, `R` rows at a time: each 64 bytes of them
+/// All rows for `T` tokens from `token`. Weights are unpacked in registers, `R` rows at a time: each 64 bytes of them
 /// take `4 T` products, which keeps up with memory to about eight tokens.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn few_tokens<const T: usize, const R: usize>(
     panel: Panel<'_>,
     x: &Quantized,
+    token: usize,
     store: &mut impl FnMut(usize, usize, &[i32]),
 ) {
-    let activations: [&[i8]; T] = std::array::from_fn(|token| x.row(token).codes);
+    let activations: [&[i8]; T] = std::array::from_fn(|t| x.row(token + t).codes);
     let mask = _mm512_set1_epi8(3);
     let last = panel.rows() - 1;
     for first in (0..=last).step_by(ROW_TILE) {
@@ -114,115 +126,165 @@ fn few_tokens<const T: usize, const R: usize>(
                 sums[t][start..start + R].copy_from_slice(&part[..R]);
             }
         }
-        for (token, sums) in sums.iter().enumerate() {
-            store(first, token, &sums[..rows]);
+        for t in 0..T {
+            store(first, token + t, &sums[t][..rows]);
         }
     }
 }
 
-/// Unpacked weights of [`ROW_TILE`] rows and one unit, by chunk: bytes 0..=2.
-type UnpackedUnit = [[__m512i; ROW_TILE]; 4];
+/// Four consecutive columns, of sixteen tokens or of sixteen places of a row of weights.
+type Columns = __m512i;
+/// Steps of four columns in a unit.
+const STEPS: usize = UNIT / 4;
+/// Unpacked weights of some rows.
+type Unpacked = [[Columns; UNIT_BLOCK * STEPS / VECTOR]; TILE_ROWS];
 
-/// All rows for a block of tokens. Four rows are unpacked once and meet every token.
+/// All rows for all tokens. A lane of sums belongs to a token, so that sums need not be added across lanes: four columns
+/// of a row, broadcast, meet four columns of sixteen tokens, which lie side by side after a transposition.
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn many_tokens(panel: Panel<'_>, x: &Quantized, tokens: Range<usize>, store: &mut impl FnMut(usize, usize, &[i32])) {
-    let mut unpacked: [UnpackedUnit; UNIT_BLOCK] = [[[_mm512_setzero_si512(); ROW_TILE]; 4]; UNIT_BLOCK];
-    let last = panel.rows() - 1;
-    for first in (0..=last).step_by(ROW_BLOCK) {
-        let rows = first..(first + ROW_BLOCK).min(last + 1);
-        let mut sums = [[0; ROW_BLOCK]; TOKEN_BLOCK];
-        for row in rows.clone().step_by(ROW_TILE) {
-            let codes = [row, row + 1, row + 2, row + 3].map(|row| panel.row(row.min(last)));
-            let units = units(&codes, &[]);
-            let blocks = units.div_ceil(UNIT_BLOCK);
-            for block in 0..blocks {
-                let units = units * block / blocks..units * (block + 1) / blocks;
-                unpack(codes, units.clone(), &mut unpacked);
-                dot_tokens(&unpacked[..units.len()], x, tokens.clone(), units.start, &mut sums, row - first);
-            }
-        }
-        for (token, sums) in tokens.clone().zip(&sums) {
-            store(first, token, &sums[..rows.len()]);
+fn many_tokens(panel: Panel<'_>, x: &Quantized, store: &mut impl FnMut(usize, usize, &[i32])) {
+    let (vectors, rows) = (x.len().div_ceil(VECTOR), panel.rows());
+    let (parts, blocks) = (rows.div_ceil(ROW_BLOCK), vectors.div_ceil(VECTOR_BLOCK));
+    for part in 0..parts {
+        let rows = rows * part / parts..rows * (part + 1) / parts;
+        for block in 0..blocks {
+            let tokens = vectors * block / blocks * VECTOR..x.len().min(vectors * (block + 1) / blocks * VECTOR);
+            multiply_block(panel, rows.clone(), x, tokens, store);
         }
     }
 }
 
-/// Adds the products of unpacked weights, from unit `start`, with all `tokens` to `sums[..][row..row + ROW_TILE]`.
-#[inline]
+/// At most [`ROW_BLOCK`] rows and [`VECTOR_BLOCK`] vectors of tokens.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dot_tokens(
-    unpacked: &[UnpackedUnit],
+fn multiply_block(
+    panel: Panel<'_>,
+    rows: Range<usize>,
     x: &Quantized,
     tokens: Range<usize>,
-    start: usize,
-    sums: &mut [[i32; ROW_BLOCK]; TOKEN_BLOCK],
-    row: usize,
+    store: &mut impl FnMut(usize, usize, &[i32]),
 ) {
-    let mut first = tokens.start;
-    while first < tokens.end {
-        let left = tokens.end - first;
-        let tile = left.div_ceil(left.div_ceil(TOKEN_TILE));
-        let sums = &mut sums[first - tokens.start..][..tile];
-        match tile {
-            1 => dot::<1>(unpacked, x, first, start, sums, row),
-            2 => dot::<2>(unpacked, x, first, start, sums, row),
-            3 => dot::<3>(unpacked, x, first, start, sums, row),
-            4 => dot::<4>(unpacked, x, first, start, sums, row),
-            5 => dot::<5>(unpacked, x, first, start, sums, row),
-            _ => dot::<6>(unpacked, x, first, start, sums, row),
+    let zero = _mm512_setzero_si512();
+    let mut sums = [[zero; VECTOR_BLOCK]; ROW_BLOCK];
+    let mut activations = [zero; TILE * UNIT_BLOCK * STEPS];
+    let mut unpacked = [[[zero; UNIT_BLOCK * STEPS / VECTOR]; TILE_ROWS]; ROW_BLOCK / TILE_ROWS];
+    let vectors = tokens.len().div_ceil(VECTOR);
+    let tiles = vectors.div_ceil(TILE);
+    let tile = |tile: usize| vectors * tile / tiles..vectors * (tile + 1) / tiles;
+    let units = panel.row(0).len().div_ceil(64);
+    let blocks = units.div_ceil(UNIT_BLOCK);
+    for block in 0..blocks {
+        let units = units * block / blocks..units * (block + 1) / blocks;
+        let steps = units.len() * STEPS;
+        for (first, out) in rows.clone().step_by(TILE_ROWS).zip(&mut unpacked) {
+            unpack(panel, first..rows.end.min(first + TILE_ROWS), units.clone(), out);
         }
-        first += tile;
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn unpack(codes: [&[u8]; ROW_TILE], units: Range<usize>, out: &mut [UnpackedUnit; UNIT_BLOCK]) {
-    let mask = _mm512_set1_epi8(3);
-    for (unit, out) in units.zip(out) {
-        for r in 0..ROW_TILE {
-            prefetch(codes[r], unit);
-            let bits = load_unit(codes[r], unit);
-            // Bits that cross bytes are masked away.
-            out[0][r] = _mm512_and_si512(_mm512_srli_epi16::<6>(bits), mask);
-            out[1][r] = _mm512_and_si512(_mm512_srli_epi16::<4>(bits), mask);
-            out[2][r] = _mm512_and_si512(_mm512_srli_epi16::<2>(bits), mask);
-            out[3][r] = _mm512_and_si512(bits, mask);
-        }
-    }
-}
-
-/// The same for `T` tokens from `token`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dot<const T: usize>(
-    unpacked: &[UnpackedUnit],
-    x: &Quantized,
-    token: usize,
-    start: usize,
-    sums: &mut [[i32; ROW_BLOCK]],
-    row: usize,
-) {
-    let mut activations: [&[i8]; T] = [&[]; T];
-    for t in 0..T {
-        activations[t] = &x.row(token + t).codes[start * UNIT..(start + unpacked.len()) * UNIT];
-    }
-    let mut acc = [[_mm512_setzero_si512(); ROW_TILE]; T];
-    for (unit, unpacked) in unpacked.iter().enumerate() {
-        for chunk in 0..4 {
-            for t in 0..T {
-                let q = load_chunk(activations[t], unit, chunk);
-                for r in 0..ROW_TILE {
-                    acc[t][r] = _mm512_dpbusd_epi32(acc[t][r], unpacked[chunk][r], q);
+        for tile in (0..tiles).map(tile) {
+            for (v, vector) in tile.clone().enumerate() {
+                let first = tokens.start + vector * VECTOR;
+                arrange(x, first..tokens.end.min(first + VECTOR), units.clone(), &mut activations[v..], tile.len());
+            }
+            let activations = &activations[..tile.len() * steps];
+            for ((_, unpacked), sums) in rows.clone().step_by(TILE_ROWS).zip(&unpacked).zip(sums.as_chunks_mut().0) {
+                match tile.len() {
+                    1 => add_products::<1>(unpacked, activations, sums, tile.start),
+                    2 => add_products::<2>(unpacked, activations, sums, tile.start),
+                    _ => add_products::<3>(unpacked, activations, sums, tile.start),
                 }
             }
         }
     }
-    for t in 0..T {
-        let part = four_sums(acc[t]);
-        for r in 0..ROW_TILE {
-            sums[t][row + r] += part[r];
+    for vector in 0..vectors {
+        let first_token = tokens.start + vector * VECTOR;
+        for (first, sums) in rows.clone().step_by(LINE).zip(sums.chunks(LINE)) {
+            let mut lines = [[zero; LINE / VECTOR]; VECTOR];
+            for (part, sums) in sums.as_chunks::<VECTOR>().0.iter().enumerate() {
+                let mut square = [zero; VECTOR];
+                for (square, sums) in square.iter_mut().zip(sums) {
+                    *square = sums[vector];
+                }
+                for (line, sums) in lines.iter_mut().zip(transpose(square)) {
+                    line[part] = sums;
+                }
+            }
+            for (token, line) in (first_token..tokens.end).zip(&lines) {
+                // SAFETY: vectors are arrays of integers.
+                let line: &[i32; LINE] = unsafe { &*line.as_ptr().cast() };
+                store(first, token, &line[..LINE.min(rows.end - first)]);
+            }
         }
+    }
+}
+
+/// Writes the activations of at most sixteen tokens to every `stride`th place of `out`, four columns at a time; other
+/// tokens are repeated, whose sums nobody reads.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn arrange(x: &Quantized, tokens: Range<usize>, units: Range<usize>, out: &mut [Columns], stride: usize) {
+    let mut rows: [&[[i8; 64]]; VECTOR] = [&[]; VECTOR];
+    for (t, row) in rows.iter_mut().enumerate() {
+        let codes = x.row((tokens.start + t).min(tokens.end - 1)).codes;
+        *row = codes[units.start * UNIT..units.end * UNIT].as_chunks().0;
+    }
+    for chunk in 0..units.len() * (UNIT / 64) {
+        let mut square = [_mm512_setzero_si512(); VECTOR];
+        for (square, row) in square.iter_mut().zip(rows) {
+            // SAFETY: the load is that of an array of 64 bytes.
+            *square = unsafe { _mm512_loadu_si512(row[chunk].as_ptr().cast()) };
+        }
+        for (i, columns) in transpose(square).into_iter().enumerate() {
+            out[(chunk * VECTOR + i) * stride] = columns;
+        }
+    }
+}
+
+/// Unpacks at most [`TILE_ROWS`] rows to bytes 0..=2, in the order of the activations; of fewer, the last one again.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn unpack(panel: Panel<'_>, rows: Range<usize>, units: Range<usize>, out: &mut Unpacked) {
+    let mask = _mm512_set1_epi8(3);
+    for (r, out) in out.iter_mut().enumerate() {
+        let row = panel.row((rows.start + r).min(rows.end - 1));
+        for (unit, out) in units.clone().zip(out.as_chunks_mut().0) {
+            prefetch(row, unit);
+            let bits = load_unit(row, unit);
+            // Bits that cross bytes are masked away.
+            *out = [
+                _mm512_and_si512(_mm512_srli_epi16::<6>(bits), mask),
+                _mm512_and_si512(_mm512_srli_epi16::<4>(bits), mask),
+                _mm512_and_si512(_mm512_srli_epi16::<2>(bits), mask),
+                _mm512_and_si512(bits, mask),
+            ];
+        }
+    }
+}
+
+/// Adds the products of unpacked weights with `V` vectors of tokens to the sums from vector `first` on.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn add_products<const V: usize>(
+    unpacked: &Unpacked,
+    activations: &[Columns],
+    sums: &mut [[__m512i; VECTOR_BLOCK]; TILE_ROWS],
+    first: usize,
+) {
+    let activations = activations.as_chunks::<V>().0;
+    assert!(activations.len() <= size_of_val(&unpacked[0]) / 4);
+    let mut acc = [[_mm512_setzero_si512(); V]; TILE_ROWS];
+    for r in 0..TILE_ROWS {
+        acc[r].copy_from_slice(&sums[r][first..first + V]);
+    }
+    for (step, activations) in activations.iter().enumerate() {
+        for r in 0..TILE_ROWS {
+            // SAFETY: a row of unpacked weights has that many groups of four bytes.
+            let weights = _mm512_set1_epi32(unsafe { unpacked[r].as_ptr().cast::<i32>().add(step).read() });
+            for v in 0..V {
+                acc[r][v] = _mm512_dpbusd_epi32(acc[r][v], weights, activations[v]);
+            }
+        }
+    }
+    for r in 0..TILE_ROWS {
+        sums[r][first..first + V].copy_from_slice(&acc[r]);
     }
 }
 
@@ -257,6 +319,32 @@ fn load_chunk(row: &[i8], unit: usize, chunk: usize) -> __m512i {
 #[target_feature(enable = "avx512f")]
 fn prefetch(row: &[u8], unit: usize) {
     _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(unit * 64 + PREFETCH).cast());
+}
+
+/// 16 × 16 dwords.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+    // First squares of 4 × 4: lane `l` of `columns[4 g + c]` is column `4 l + c` of rows `4 g..4 g + 4`.
+    let mut columns = rows;
+    for columns in columns.chunks_exact_mut(4) {
+        let (a, b) = (_mm512_unpacklo_epi32(columns[0], columns[1]), _mm512_unpacklo_epi32(columns[2], columns[3]));
+        let (c, d) = (_mm512_unpackhi_epi32(columns[0], columns[1]), _mm512_unpackhi_epi32(columns[2], columns[3]));
+        columns[0] = _mm512_unpacklo_epi64(a, b);
+        columns[1] = _mm512_unpackhi_epi64(a, b);
+        columns[2] = _mm512_unpacklo_epi64(c, d);
+        columns[3] = _mm512_unpackhi_epi64(c, d);
+    }
+    let mut out = rows;
+    for c in 0..4 {
+        let even = |g: usize| _mm512_shuffle_i32x4::<0b10_00_10_00>(columns[g + c], columns[g + 4 + c]);
+        let odd = |g: usize| _mm512_shuffle_i32x4::<0b11_01_11_01>(columns[g + c], columns[g + 4 + c]);
+        out[c] = _mm512_shuffle_i32x4::<0b10_00_10_00>(even(0), even(8));
+        out[4 + c] = _mm512_shuffle_i32x4::<0b10_00_10_00>(odd(0), odd(8));
+        out[8 + c] = _mm512_shuffle_i32x4::<0b11_01_11_01>(even(0), even(8));
+        out[12 + c] = _mm512_shuffle_i32x4::<0b11_01_11_01>(odd(0), odd(8));
+    }
+    out
 }
 
 #[inline]
