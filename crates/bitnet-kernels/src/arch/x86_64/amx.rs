@@ -9,6 +9,8 @@ use std::arch::asm;
 pub(super) const TILE_ROWS: usize = 16;
 /// Bytes of a row of a tile register.
 pub(super) const TILE_BYTES: usize = 64;
+/// Rows and bytes of a row of a whole tile.
+pub(super) const WHOLE: (usize, usize) = (TILE_ROWS, TILE_BYTES);
 
 /// Whether processor and kernel have AMX int8 and the kernel lets this process use it. Linux grants tile registers on
 /// request to the whole process, threads that already run included; so this asks, once.
@@ -66,17 +68,17 @@ fn request_permission() -> bool {
 pub(super) struct Tiles(());
 
 impl Tiles {
-    /// Tiles 0..4 and 6..8 of `rows` rows, tiles 4 and 5 of all [`TILE_ROWS`]; all rows of [`TILE_BYTES`] bytes.
+    /// Tiles of so many rows and bytes in a row, at most [`TILE_ROWS`] and [`TILE_BYTES`].
     ///
     /// # Safety
     /// [`is_permitted`] must have returned true. There must be no other `Tiles` of this thread.
-    pub(super) unsafe fn configure(rows: usize) -> Tiles {
-        assert!((1..=TILE_ROWS).contains(&rows), "a tile of {rows} rows");
+    pub(super) unsafe fn configure(shapes: [(usize, usize); 8]) -> Tiles {
         let mut config = [0u8; 64];
         config[0] = 1; // palette
-        for tile in 0..8 {
-            config[16 + 2 * tile] = TILE_BYTES as u8; // the low half of 16 bits
-            config[48 + tile] = if matches!(tile, 4 | 5) { TILE_ROWS as u8 } else { rows as u8 };
+        for (tile, (rows, bytes)) in shapes.into_iter().enumerate() {
+            assert!((1..=TILE_ROWS).contains(&rows) && (1..=TILE_BYTES).contains(&bytes), "a tile of {rows} × {bytes}");
+            config[16 + 2 * tile] = bytes as u8; // the low half of 16 bits
+            config[48 + tile] = rows as u8;
         }
         // SAFETY: reads 64 bytes; the configuration is one that palette 1 allows, and the processor has tiles.
         unsafe { asm!("ldtilecfg [{}]", in(reg) config.as_ptr(), options(nostack, preserves_flags, readonly)) };

@@ -5,7 +5,7 @@ use std::arch::asm;
 use std::arch::x86_64::{__cpuid_count, __get_cpuid_max};
 use std::sync::OnceLock;
 
-use super::amx::{TILE_ROWS, Tiles, is_permitted};
+use super::amx::{Tiles, WHOLE, is_permitted};
 use crate::bf16::{Bf16Sums, Bf16Tile};
 
 /// AMX with bf16 (CPUID leaf 7, `amx-bf16`), and the kernel's permission. Asked once: in a virtual machine CPUID takes a
@@ -27,7 +27,7 @@ pub(crate) unsafe fn products(
     store: &mut dyn FnMut(usize, usize, &Bf16Sums),
 ) {
     // SAFETY: the caller's promise; nothing below configures tiles.
-    let _configured = unsafe { Tiles::configure(TILE_ROWS) };
+    let _configured = unsafe { Tiles::configure([WHOLE; 8]) };
     let mut sums = Bf16Sums([[0.0; 32]; 32]);
     for (i, left) in left.chunks_exact(strip).enumerate() {
         for (j, right) in right.chunks_exact(strip).enumerate() {

@@ -10,6 +10,7 @@ pub(crate) mod peak;
 pub(crate) mod planes;
 pub(crate) mod quantize;
 pub(crate) mod ternary_amx;
+mod ternary_amx_few;
 pub(crate) mod ternary_avx512vnni;
 mod ternary_tables;
 mod ternary_vectors;

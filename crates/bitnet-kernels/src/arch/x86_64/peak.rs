@@ -2,7 +2,7 @@
 
 use std::arch::asm;
 
-use super::amx::{TILE_ROWS, Tiles};
+use super::amx::{Tiles, WHOLE};
 
 /// Operations of a round of `pmaddubsw` and `paddw` on eight accumulators.
 pub(crate) const SSE_ROUND: u64 = 8 * 2 * 16;
@@ -131,7 +131,7 @@ pub(crate) unsafe fn avx512vnni(rounds: u64) {
 /// `amx::is_permitted()` must have returned true.
 pub(crate) unsafe fn amx(rounds: u64) {
     // SAFETY: the caller's promise; nothing else configures tiles in between.
-    let _configured = unsafe { Tiles::configure(TILE_ROWS) };
+    let _configured = unsafe { Tiles::configure([WHOLE; 8]) };
     // SAFETY: registers only; the tiles are configured.
     unsafe {
         asm!(

@@ -23,13 +23,14 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::amx::{TILE_BYTES, TILE_ROWS, Tiles};
+use super::amx::{TILE_BYTES, TILE_ROWS, Tiles, WHOLE};
+use super::ternary_amx_few;
 use super::ternary_avx512vnni::{self, load_unit, transpose};
 use crate::cpu::{Quantized, UNIT};
 use crate::ternary_matmul::Panel;
 
 /// Tokens from which on the matrix unit is faster than vectors, whose unpacking in registers is cheaper for fewer.
-const FEWEST: usize = 7;
+const FEWEST: usize = 8;
 /// Tokens that share unpacked weights: their sums stay on the stack, their activations in the second-level cache.
 const TOKEN_BLOCK: usize = 256;
 /// Tokens, and weight rows, of the four tiles of sums.
@@ -37,7 +38,7 @@ const SIDE: usize = 2 * TILE_ROWS;
 /// Rows whose results are written together: half a kilobyte per token.
 const ROW_BLOCK: usize = 4 * SIDE;
 /// Tile products along a unit of columns.
-const STEPS: usize = UNIT / TILE_BYTES;
+pub(super) const STEPS: usize = UNIT / TILE_BYTES;
 /// Units of columns that are unpacked at a time: 16 KB of weights stay in the first-level cache.
 const UNIT_BLOCK: usize = 2;
 
@@ -47,7 +48,7 @@ type Step = [[Line; TILE_ROWS]; 2];
 
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Line([u8; TILE_BYTES]);
+pub(super) struct Line(pub(super) [u8; TILE_BYTES]);
 
 /// Sums of one token. An odd number of cache lines, so that those of a tile's tokens are spread over the cache.
 #[derive(Clone, Copy)]
@@ -64,6 +65,10 @@ pub(crate) unsafe fn multiply(panel: Panel<'_>, x: &Quantized, mut store: impl F
     if x.len() < FEWEST {
         // SAFETY: the features of that tier are among those of this one.
         return unsafe { ternary_avx512vnni::multiply(panel, x, store) };
+    }
+    if x.len() <= ternary_amx_few::MOST {
+        // SAFETY: the caller's promise.
+        return unsafe { ternary_amx_few::multiply(panel, x, &mut store) };
     }
     let blocks = x.len().div_ceil(TOKEN_BLOCK);
     for block in 0..blocks {
@@ -98,7 +103,10 @@ unsafe fn many_tokens<const N: usize>(
         start..start + height
     };
     // SAFETY: the caller's promise; only one block of tokens is at work in a thread.
-    let _configured = unsafe { Tiles::configure(height) };
+    let _configured = unsafe {
+        let (tokens, codes) = ((height, TILE_BYTES), WHOLE);
+        Tiles::configure([tokens, tokens, tokens, tokens, codes, codes, tokens, tokens])
+    };
     let units = panel.row(0).len().div_ceil(64);
     let mut weights = [[[Line([0; TILE_BYTES]); TILE_ROWS]; 2]; UNIT_BLOCK * STEPS];
     let mut sums = [Sums([0; ROW_BLOCK + 16]); N];
@@ -202,29 +210,38 @@ unsafe fn add_products(
     }
 }
 
-/// Unpacks [`SIDE`] rows from `first`; beyond the last row of the panel that row again, whose sums nobody reads.
+/// Unpacks `T` tiles of rows from `first`, and fetches those that come next; beyond the last row of the panel that row
+/// again, whose sums nobody reads.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,gfni")]
-fn unpack(panel: Panel<'_>, first: usize, units: Range<usize>, out: &mut [Step]) {
+pub(super) fn unpack<const T: usize>(
+    panel: Panel<'_>,
+    first: usize,
+    units: Range<usize>,
+    out: &mut [[[Line; TILE_ROWS]; T]],
+) {
     // Row `i` of a bit matrix makes bit `7 - i`: these take two bits of every byte and move them down.
     let matrices = [6, 4, 2, 0].map(|shift| _mm512_set1_epi64(0x0102 << 48 << shift));
     let last = panel.rows() - 1;
-    for half in 0..2 {
+    let row_bytes = panel.row(0).len();
+    // The next rows lie behind these, and are fetched in order: memory likes that.
+    let next = panel.row(first).as_ptr().wrapping_add(T * TILE_ROWS * row_bytes);
+    for tile in 0..T {
         let mut rows: [&[u8]; TILE_ROWS] = [&[]; TILE_ROWS];
         for (r, row) in rows.iter_mut().enumerate() {
-            *row = panel.row((first + half * TILE_ROWS + r).min(last));
+            *row = panel.row((first + tile * TILE_ROWS + r).min(last));
         }
         for (unit, out) in units.clone().zip(out.chunks_exact_mut(STEPS)) {
+            let next = next.wrapping_add(tile * TILE_ROWS * row_bytes + unit * TILE_ROWS * 64);
             let mut bits = [_mm512_setzero_si512(); TILE_ROWS];
             for r in 0..TILE_ROWS {
-                // What comes next: the same columns of the next rows. An address without memory does no harm.
-                let next = rows[r].as_ptr().wrapping_add(SIDE * rows[r].len() + unit * 64);
-                _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                // An address without memory does no harm.
+                _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(r * 64).cast());
                 bits[r] = load_unit(rows[r], unit);
             }
             let lines = transpose(bits);
             for (step, matrix) in out.iter_mut().zip(matrices) {
-                for (out, bits) in step[half].iter_mut().zip(lines) {
+                for (out, bits) in step[tile].iter_mut().zip(lines) {
                     let codes = _mm512_gf2p8affine_epi64_epi8::<0>(bits, matrix);
                     // SAFETY: a line is 64 bytes, aligned.
                     unsafe { _mm512_store_si512(out.0.as_mut_ptr().cast(), codes) };
