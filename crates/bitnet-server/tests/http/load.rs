@@ -11,9 +11,9 @@ fn body(client: u64) -> Value {
         "messages": [{ "role": "user", "content": prompts[client as usize % 4] }],
         "max_tokens": 10 + client % 30,
         "seed": client,
-        "temperature": if client % 5 == 0 { 0.0 } else { 0.9 },
-        "stream": client % 2 == 0,
-        "frequency_penalty": if client % 3 == 0 { 0.5 } else { 0.0 },
+        "temperature": if client.is_multiple_of(5) { 0.0 } else { 0.9 },
+        "stream": client.is_multiple_of(2),
+        "frequency_penalty": if client.is_multiple_of(3) { 0.5 } else { 0.0 },
     })
 }
 
