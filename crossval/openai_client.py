@@ -9,8 +9,10 @@
 import json
 import sys
 import urllib.request
+from typing import Literal
 
 import openai
+import pydantic
 
 url = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8080/v1"
 client = openai.OpenAI(base_url=url, api_key=sys.argv[2] if len(sys.argv) > 2 else "none", max_retries=0)
@@ -46,8 +48,8 @@ check("chat: the reason stands in the last chunk", chunks[-2].choices[0].finish_
 two = client.chat.completions.create(**{**ask, "temperature": 1.2}, n=2)
 check("chat: n", [c.index for c in two.choices] == [0, 1] and two.choices[0].message.content != two.choices[1].message.content)
 
-with client.chat.completions.stream(**{k: v for k, v in ask.items()}) as stream:
-    check("chat: the client's own accumulator", stream.get_final_completion().choices[0].message.content == text)
+with client.chat.completions.stream(**ask) as stream:
+    check("chat: the client's own events", "".join(e.delta for e in stream if e.type == "content.delta") == text)
 
 # log-probabilities
 scored = client.chat.completions.create(**{**ask, "temperature": 0}, logprobs=True, top_logprobs=4)
@@ -69,6 +71,23 @@ word = choice.text.split()[2]
 stopped = client.completions.create(model=model, prompt="Once upon a time", max_tokens=12, temperature=0, stop=[word])
 check("completions: stop", stopped.choices[0].finish_reason == "stop" and word not in stopped.choices[0].text)
 
+# structured output: the client makes the schema and reads the answer
+class Animal(pydantic.BaseModel):
+    kind: Literal["cat", "dog", "dragon"]
+    tame: bool
+
+
+class Story(pydantic.BaseModel):
+    colour: Literal["red", "green"]
+    animals: list[Animal] = pydantic.Field(min_length=1, max_length=2)
+
+
+parsed = client.chat.completions.parse(model=model, messages=story, seed=3, response_format=Story)
+check("structured output: parse", isinstance(parsed.choices[0].message.parsed, Story))
+anything = client.chat.completions.create(
+    model=model, messages=story, seed=3, max_tokens=60, response_format={"type": "json_object"})
+check("structured output: json_object", anything.choices[0].message.content.startswith("{"))
+
 # embeddings: the client asks for base64 and decodes it
 vectors = client.embeddings.create(model=model, input=["a small dog", "a big dog", "the moon"])
 norms = [sum(x * x for x in v.embedding) for v in vectors.data]
@@ -88,6 +107,8 @@ def raises(kind, param, **change):
 
 check("errors: an unknown model is NotFoundError", raises(openai.NotFoundError, "model", model="gpt-9"))
 check("errors: a wrong value is BadRequestError", raises(openai.BadRequestError, "temperature", temperature=9))
+check("errors: tools are refused", raises(
+    openai.BadRequestError, "tools", tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}]))
 check("errors: a tool result has its field named", raises(
     openai.BadRequestError, "messages[0].role", messages=[{"role": "tool", "content": "5", "tool_call_id": "x"}]))
 check("errors: too long is BadRequestError", raises(

@@ -11,6 +11,7 @@ pub(crate) enum Log {
     /// Warnings and worse.
     Warnings,
     /// Every request too, with the time: for commands that run until they are stopped.
+    #[cfg_attr(not(feature = "serve"), expect(dead_code))]
     Service,
 }
 

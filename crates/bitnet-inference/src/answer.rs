@@ -1,5 +1,6 @@
 //! One answer in the making: from logits to tokens, text and the reason to end. Sessions and the scheduler both drive it.
 
+use crate::grammar::Constraint;
 use crate::sampler::{self, Sampler, logprobs};
 use crate::sequence::Sequence;
 use crate::stop::StopTexts;
@@ -47,6 +48,11 @@ pub(crate) fn prompt(engine: &Engine, request: &GenerateRequest, context: usize)
     Ok(ids)
 }
 
+/// Compiles the grammar of a request, if it has one. Takes long where grammars are large.
+pub(crate) fn constraint(engine: &Engine, request: &GenerateRequest) -> Result<Option<Constraint>, InferenceError> {
+    request.grammar.as_ref().map(|grammar| engine.grammars()?.compile(grammar)).transpose()
+}
+
 /// Tokens to forget when `len` tokens are too many: the older half of those after the first `keep`.
 fn dropped(len: usize, keep: usize) -> Range<usize> {
     keep..keep + (len - keep).div_ceil(2)
@@ -57,6 +63,7 @@ pub(crate) struct Answer<'e> {
     /// Counts and times so far; who drives the answer keeps the times.
     pub(crate) usage: Usage,
     sampler: Sampler,
+    constraint: Option<Constraint>,
     decoder: Option<DecodeStream<'e>>,
     stop: StopTexts,
     stop_ids: &'e [u32],
@@ -72,11 +79,12 @@ pub(crate) struct Answer<'e> {
 }
 
 impl<'e> Answer<'e> {
-    /// The empty answer to a request that [`prompt`] has found good, `ids` being its prompt.
+    /// The empty answer to a request that [`prompt`] has found good, `ids` being its prompt and `constraint` its grammar.
     pub(crate) fn new(
         engine: &'e Engine,
         request: &GenerateRequest,
         ids: &[u32],
+        constraint: Option<Constraint>,
         context: usize,
         begin: Instant,
     ) -> Result<Self, InferenceError> {
@@ -90,6 +98,7 @@ impl<'e> Answer<'e> {
         Ok(Answer {
             usage: Usage { prompt_tokens: ids.len(), ..Usage::default() },
             sampler: Sampler::new(engine.model().config().vocab, &request.sampling)?,
+            constraint,
             decoder,
             stop: StopTexts::new(&request.stop),
             stop_ids: engine.tokenizer().filter(|_| request.stop_at_eos).map_or(&[][..], |t| t.stop_ids()),
@@ -116,13 +125,14 @@ impl<'e> Answer<'e> {
 
     /// The logits that [`choose`](Self::choose) needs after `history`; `None`: all.
     pub(crate) fn wanted(&mut self, history: &[u32]) -> Option<Top<'_>> {
-        match self.logprobs {
-            Some(_) => None, // log-probabilities need the sum over the vocabulary
-            None => self.sampler.wanted(history),
+        match (self.logprobs, &self.constraint) {
+            (Some(_), _) => None, // log-probabilities need the sum over the vocabulary
+            (_, Some(_)) => None, // what a grammar allows may be anywhere
+            (None, None) => self.sampler.wanted(history),
         }
     }
 
-    /// Chooses the next token and appends it to the sequence. Allocates nothing.
+    /// Chooses the next token and appends it to the sequence. Allocates nothing, except for grammars.
     pub(crate) fn choose(
         &mut self,
         logits: &[f32],
@@ -130,6 +140,13 @@ impl<'e> Answer<'e> {
         sequence: &mut Sequence,
     ) -> Result<u32, InferenceError> {
         let begin = self.tracker.map(|tracker| (tracker, Instant::now()));
+        let (logits, complete) = match &mut self.constraint {
+            Some(constraint) => {
+                sampler::check_finite(logits)?;
+                (constraint.restrict(logits)?, false)
+            }
+            None => (logits, complete),
+        };
         let id = self.sampler.sample_computed(logits, complete, sequence.tokens())?;
         if let Some((tracker, begin)) = begin {
             tracker.sampled(begin.elapsed());
@@ -137,8 +154,15 @@ impl<'e> Answer<'e> {
         sequence.push(id);
         self.usage.new_tokens += 1;
         self.repeats = if self.repeats.0 == id { (id, self.repeats.1 + 1) } else { (id, 1) };
-        self.finish = if self.stop_ids.contains(&id) {
+        let stops = self.stop_ids.contains(&id);
+        let ended = match &mut self.constraint {
+            Some(constraint) if !stops => constraint.accept(id)?,
+            _ => false,
+        };
+        self.finish = if stops {
             Some(FinishReason::EndOfText)
+        } else if ended {
+            Some(FinishReason::Complete)
         } else if self.usage.new_tokens >= self.max_tokens {
             Some(FinishReason::Length)
         } else if self.repeats.1 >= REPEAT_LIMIT {

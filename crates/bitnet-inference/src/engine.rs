@@ -1,6 +1,7 @@
 //! The engine: a model, its tokenizer and the pool of KV pages.
 
 use crate::evaluation::Evaluation;
+use crate::grammar::Grammars;
 use crate::pages::{PagePool, PageUse};
 use crate::sequence::Sequence;
 use crate::tracking::{PerfTrack, Phase, TrackReport, Tracked, Tracker};
@@ -9,7 +10,7 @@ use bitnet_formats::Checkpoint;
 use bitnet_kernels::{Batch, Computed, Cpu, CpuOptions, KvFormat, PAGE_LEN, Top, Wanted};
 use bitnet_models::{Encoding, LoadOptions, MemoryPlan, Model, Pooling, State, StateShape, Tokenizer};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Contexts longer than this are made only on request: KV memory is proportional to them.
@@ -81,6 +82,7 @@ pub struct Engine {
     shape: StateShape,
     context: usize,
     load_time: Duration,
+    grammars: OnceLock<Result<Grammars, String>>,
     working: Mutex<Working>,
 }
 
@@ -176,7 +178,7 @@ impl Engine {
             ),
         };
         let working = Mutex::new(working);
-        Ok(Engine { model, tokenizer, shape, context, load_time: start.elapsed(), working })
+        Ok(Engine { model, tokenizer, shape, context, load_time: start.elapsed(), grammars: OnceLock::new(), working })
     }
 
     /// The answer to a prompt, at once: [`Sampling::default`] with the seed of the environment variable `BITNET_SEED`,
@@ -286,6 +288,15 @@ impl Engine {
     /// [`InferenceError::NoTokenizer`].
     pub fn require_tokenizer(&self) -> Result<&Tokenizer, InferenceError> {
         self.tokenizer.as_ref().map_err(|reason| InferenceError::NoTokenizer { reason: reason.clone() })
+    }
+
+    /// What grammars are compiled with; made when the first one is.
+    pub(crate) fn grammars(&self) -> Result<&Grammars, InferenceError> {
+        let made = self.grammars.get_or_init(|| {
+            let tokenizer = self.require_tokenizer().map_err(|error| error.to_string())?;
+            Grammars::new(tokenizer).map_err(|error| error.to_string())
+        });
+        made.as_ref().map_err(|reason| InferenceError::Option { option: "grammar", reason: reason.clone() })
     }
 
     /// The network: its config, notes, memory plan.

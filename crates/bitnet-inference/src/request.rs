@@ -1,5 +1,6 @@
 //! Requests and the events they cause.
 
+use crate::Grammar;
 use std::time::Duration;
 
 /// What to continue.
@@ -105,6 +106,8 @@ pub struct GenerateRequest {
     pub stop: Vec<String>,
     /// Ends at the model's own stop tokens.
     pub stop_at_eos: bool,
+    /// The form that the answer must have. It ends when that is complete.
+    pub grammar: Option<Grammar>,
     /// Report this many most probable tokens with every event; `None` = no log-probabilities.
     pub logprobs: Option<usize>,
     /// When the context is full: drop the oldest half after the first `keep` tokens and go on.
@@ -122,6 +125,7 @@ impl GenerateRequest {
             sampling: Sampling::default(),
             stop: Vec::new(),
             stop_at_eos: true,
+            grammar: None,
             logprobs: None,
             slide: None,
         }
@@ -160,6 +164,8 @@ pub enum FinishReason {
     EndOfText,
     /// A stop text.
     StopText,
+    /// Nothing can follow in the request's grammar.
+    Complete,
     /// `max_tokens` reached.
     Length,
     /// No position is left in the context, and the request has no `slide`.
@@ -176,6 +182,7 @@ impl std::fmt::Display for FinishReason {
         match self {
             FinishReason::EndOfText => f.write_str("end of text"),
             FinishReason::StopText => f.write_str("stop text"),
+            FinishReason::Complete => f.write_str("the grammar is complete"),
             FinishReason::Length => f.write_str("token limit reached"),
             FinishReason::ContextFull => {
                 f.write_str("context full; raise the context length, or choose a sliding context")

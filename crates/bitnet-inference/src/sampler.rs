@@ -183,7 +183,7 @@ pub fn logprobs(logits: &[f32], chosen: u32, top: usize, out: &mut Vec<TokenLogp
 }
 
 /// NaN and infinity never come out of a healthy model.
-fn check_finite(logits: &[f32]) -> Result<(), InferenceError> {
+pub(crate) fn check_finite(logits: &[f32]) -> Result<(), InferenceError> {
     // no early exit inside a chunk: it runs at memory speed
     if logits.chunks(64).all(|chunk| chunk.iter().fold(true, |ok, x| ok & x.is_finite())) {
         return Ok(());

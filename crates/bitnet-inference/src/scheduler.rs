@@ -11,6 +11,7 @@
 
 use crate::answer::{self, Answer};
 use crate::engine::Run;
+use crate::grammar::Constraint;
 use crate::sequence::Sequence;
 use crate::{Engine, FinishReason, GenerateRequest, InferenceError, Metrics, TokenEvent, Usage};
 use bitnet_kernels::{PAGE_LEN, Wanted};
@@ -94,6 +95,7 @@ pub struct Scheduler {
 struct Job {
     request: GenerateRequest,
     ids: Vec<u32>,
+    constraint: Option<Constraint>,
     updates: Sender,
     begin: Instant,
 }
@@ -118,7 +120,8 @@ impl Scheduler {
         Ok(Scheduler { engine, inbox: Mutex::new(Some(inbox)), metrics, queue, context, thread })
     }
 
-    /// Puts a request into the queue. Text is tokenised here, on the caller's thread.
+    /// Puts a request into the queue. Text is tokenised and grammars are compiled here, on the caller's
+    /// thread.
     ///
     /// # Errors
     /// [`InferenceError::Busy`] when the queue is full, [`InferenceError::Stopped`] after [`close`](Self::close), and at
@@ -130,6 +133,7 @@ impl Scheduler {
             return Err(InferenceError::Option { option: "slide", reason });
         }
         let ids = answer::prompt(&self.engine, &request, self.context)?;
+        let constraint = answer::constraint(&self.engine, &request)?;
         let prompt_tokens = ids.len();
         let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         let inbox = inbox.as_ref().ok_or(InferenceError::Stopped)?;
@@ -140,7 +144,7 @@ impl Scheduler {
         }
         // room for every token: a slow reader stops nobody, and holds no more than its own answer
         let (updates, receiver) = updates::channel(request.max_tokens.min(self.context) + 1);
-        let job = Job { request, ids, updates, begin };
+        let job = Job { request, ids, constraint, updates, begin };
         inbox.send(job).map_err(|_| InferenceError::Stopped)?;
         Ok(Updates { receiver, prompt_tokens, ended: false })
     }
@@ -276,8 +280,8 @@ impl<'e> Steps<'e> {
     }
 
     fn accept(&mut self, job: Job) {
-        let Job { request, ids, updates, begin } = job;
-        let mut answer = match Answer::new(self.engine, &request, &ids, self.context, begin) {
+        let Job { request, ids, constraint, updates, begin } = job;
+        let mut answer = match Answer::new(self.engine, &request, &ids, constraint, self.context, begin) {
             Ok(answer) => answer,
             Err(error) => {
                 self.metrics.waiting.fetch_sub(1, Relaxed);

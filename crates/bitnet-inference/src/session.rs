@@ -45,7 +45,8 @@ impl<'e> Session<'e> {
         let begin = Instant::now();
         let engine = self.engine;
         let ids = answer::prompt(engine, request, engine.context())?;
-        let mut answer = Answer::new(engine, request, &ids, engine.context(), begin)?;
+        let constraint = answer::constraint(engine, request)?;
+        let mut answer = Answer::new(engine, request, &ids, constraint, engine.context(), begin)?;
         engine.with_pool(|pool| self.sequence.replace(&ids, pool));
         answer.usage.cached_tokens = self.sequence.computed();
         Ok(Generation { session: self, answer, failed: false })

@@ -59,6 +59,9 @@ impl ApiError {
             InferenceError::Option { option: "prompt", reason } => {
                 Self::invalid(field, format!("{field}: the prompt {reason}"))
             }
+            InferenceError::Option { option: "grammar", reason } => {
+                Self::invalid("response_format", format!("response_format: {reason}"))
+            }
             InferenceError::Option { option, .. } => Self::invalid(option, message),
             InferenceError::ContextFull { tokens, context } => ApiError {
                 code: Some("context_length_exceeded"),

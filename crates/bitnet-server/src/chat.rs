@@ -65,9 +65,17 @@ fn refuse_what_is_not_there(fields: &mut Fields) -> Result<(), ApiError> {
     }
     fields.refuse("tool_choice", |choice| choice == "none" || choice == "auto")?;
     fields.refuse("function_call", |choice| choice == "none" || choice == "auto")?;
-    fields.refuse("response_format", |format| format["type"] == "text")?;
     fields.refuse("modalities", |modalities| *modalities == json!(["text"]))?;
-    for object in ["audio", "web_search_options", "chat_template", "chat_template_kwargs", "guided_json", "grammar"] {
+    for object in [
+        "audio",
+        "web_search_options",
+        "chat_template",
+        "chat_template_kwargs",
+        "guided_json",
+        "guided_regex",
+        "guided_grammar",
+        "grammar",
+    ] {
         fields.refuse(object, |_| false)?;
     }
     Ok(())

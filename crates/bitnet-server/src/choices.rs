@@ -148,7 +148,7 @@ impl Drop for Choices {
 /// Why an answer ended, in OpenAI's words.
 pub(crate) fn finish_name(reason: FinishReason) -> &'static str {
     match reason {
-        FinishReason::EndOfText | FinishReason::StopText => "stop",
+        FinishReason::EndOfText | FinishReason::StopText | FinishReason::Complete => "stop",
         FinishReason::Length | FinishReason::ContextFull | FinishReason::Degenerate => "length",
     }
 }

@@ -29,7 +29,7 @@ pub(crate) async fn complete(
     app.check_model(fields.string("model")?.as_deref())?;
     let prompts = prompts(fields.required("prompt")?)?;
     fields.refuse("suffix", |suffix| suffix == "")?;
-    for object in ["response_format", "guided_json", "grammar"] {
+    for object in ["guided_json", "guided_regex", "guided_grammar", "grammar"] {
         fields.refuse(object, |_| false)?;
     }
     let mut parameters = Parameters::take(&mut fields, DEFAULT_MAX_TOKENS)?;

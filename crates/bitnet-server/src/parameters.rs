@@ -3,7 +3,7 @@
 use crate::api_error::ApiError;
 use crate::fields::{Fields, string, wrong};
 use crate::observe::random;
-use bitnet_inference::{GenerateRequest, Prompt, Sampling};
+use bitnet_inference::{GenerateRequest, Grammar, Prompt, Sampling};
 use serde_json::Value;
 
 /// Answers to one prompt, and answers to all prompts of a request.
@@ -31,6 +31,7 @@ impl Parameters {
         let mut request = GenerateRequest::new("", max_tokens);
         request.sampling = sampling(fields)?;
         request.stop = stops(fields)?;
+        request.grammar = response_format(fields)?;
         request.stop_at_eos = !fields.boolean("ignore_eos")?.unwrap_or(false);
         let n = fields.size("n", 1)?.unwrap_or(1);
         if n > MAX_CHOICES {
@@ -119,6 +120,39 @@ fn logit_bias(fields: &mut Fields) -> Result<Vec<(u32, f32)>, ApiError> {
         Ok((id, bias.ok_or_else(wrong)? as f32))
     };
     entries.into_iter().map(entry).collect()
+}
+
+/// OpenAI's `text`, `json_object` and `json_schema`, and two of our own: `{"type": "regex", "pattern": ...}` and
+/// `{"type": "lark", "grammar": ...}`.
+fn response_format(fields: &mut Fields) -> Result<Option<Grammar>, ApiError> {
+    let mut format = match fields.take("response_format") {
+        None => return Ok(None),
+        Some(Value::Object(format)) => format,
+        Some(other) => return Err(wrong("response_format", "an object", &other)),
+    };
+    let mut text = |name: &str| string(format.remove(name).unwrap_or_default(), &format!("response_format.{name}"));
+    match text("type")?.as_str() {
+        "text" => Ok(None),
+        "json_object" => Ok(Some(Grammar::json_object())),
+        "json_schema" => {
+            let name = "response_format.json_schema";
+            let schema = match format.remove("json_schema") {
+                Some(Value::Object(mut described)) => described.remove("schema").unwrap_or_default(),
+                other => return Err(wrong(name, "an object with a schema", &other.unwrap_or_default())),
+            };
+            match schema.is_object() {
+                true => Ok(Some(Grammar::JsonSchema(schema))),
+                false => Err(wrong(&format!("{name}.schema"), "an object", &schema)),
+            }
+        }
+        "regex" => Ok(Some(Grammar::Regex(text("pattern")?))),
+        "lark" => Ok(Some(Grammar::Lark(text("grammar")?))),
+        other => {
+            let message =
+                format!("response_format.type must be text, json_object, json_schema, regex or lark, not {other:?}");
+            Err(ApiError::invalid("response_format.type", message))
+        }
+    }
 }
 
 fn stops(fields: &mut Fields) -> Result<Vec<String>, ApiError> {

@@ -51,7 +51,7 @@ pub use bitnet_inference::{
     BenchReport, BenchSpec, Engine, EngineOptions, Generation, Perplexity, Session, Spread, Windows, peak_memory,
 };
 pub use bitnet_inference::{
-    FinishReason, GenerateRequest, InferenceError, Prompt, Sampling, TokenEvent, TokenLogprob, Usage,
+    FinishReason, GenerateRequest, Grammar, InferenceError, Prompt, Sampling, TokenEvent, TokenLogprob, Usage,
 };
 pub use bitnet_kernels::{Cpu, CpuOptions, Isa, KvFormat, read_bandwidth};
 pub use bitnet_models::export::{Export, ExportOptions};

@@ -124,6 +124,7 @@ fn reason_name(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::EndOfText => "end_of_text",
         FinishReason::StopText => "stop_text",
+        FinishReason::Complete => "complete",
         FinishReason::Length => "length",
         FinishReason::ContextFull => "context_full",
         FinishReason::Degenerate => "degenerate",

@@ -175,6 +175,41 @@ fn log_probabilities_of_both_kinds() {
 }
 
 #[test]
+fn answers_have_the_wanted_form() {
+    let schema = json!({ "type": "object", "additionalProperties": false, "required": ["name", "size", "tame"],
+        "properties": { "name": { "type": "string", "maxLength": 12 }, "size": { "enum": ["small", "big"] },
+        "tame": { "type": "boolean" } } });
+    let format =
+        json!({ "type": "json_schema", "json_schema": { "name": "animal", "strict": true, "schema": schema } });
+    for seed in 0..4 {
+        let mut body = json!({ "messages": [{ "role": "user", "content": "The dragon was" }], "seed": seed,
+            "response_format": format });
+        let whole = post(shared(), "/v1/chat/completions", &body).good();
+        assert_eq!(whole["choices"][0]["finish_reason"], "stop");
+        let text = whole["choices"][0]["message"]["content"].as_str().expect("text");
+        let animal: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in {text}"));
+        assert!(animal["name"].is_string() && animal["tame"].is_boolean(), "{text}");
+        assert!(animal["size"] == "small" || animal["size"] == "big", "{text}");
+        assert_eq!(animal.as_object().map(|fields| fields.len()), Some(3));
+        body["stream"] = json!(true);
+        let streamed: String = post(shared(), "/v1/chat/completions", &body)
+            .chunks()
+            .iter()
+            .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().map(String::from))
+            .collect();
+        assert_eq!(streamed, text);
+    }
+    for (format, allowed) in [
+        (json!({ "type": "regex", "pattern": "(red|green)( sky)?" }), ["red", "green", "red sky", "green sky"]),
+        (json!({ "type": "lark", "grammar": "start: COLOUR\nCOLOUR: \"red\" | \"green\"" }), ["red", "green", "", ""]),
+    ] {
+        let body = json!({ "prompt": "It was", "response_format": format, "seed": 1 });
+        let text = post(shared(), "/v1/completions", &body).good()["choices"][0]["text"].clone();
+        assert!(allowed.contains(&text.as_str().expect("text")), "{text}");
+    }
+}
+
+#[test]
 fn embeddings_are_those_of_the_engine() {
     let input = json!({ "model": MODEL, "input": ["a small dog", "the moon"] });
     let reply = post(shared(), "/v1/embeddings", &input).good();

@@ -57,10 +57,26 @@ fn wrong_values_name_their_field() {
         ("messages", json!("Hi")),
         ("messages", Value::Null),
         ("model", json!(5)),
+        ("response_format", json!("json")),
+        ("response_format.type", json!({ "response_format": { "type": "yaml" } })),
+        ("response_format.json_schema", json!({ "response_format": { "type": "json_schema" } })),
+        (
+            "response_format.json_schema.schema",
+            json!({ "response_format": { "type": "json_schema", "json_schema": { "name": "x" } } }),
+        ),
+        ("response_format.pattern", json!({ "response_format": { "type": "regex" } })),
+        ("response_format", json!({ "type": "regex", "pattern": "(" })),
+        ("response_format", json!({ "type": "lark", "grammar": "start: nothing" })),
+        ("response_format", json!({ "type": "json_schema", "json_schema": { "schema": { "type": "nonsense" } } })),
     ];
     for (field, value) in cases {
         let what = format!("{field}: {value}");
-        check(&post(shared(), "/v1/chat/completions", &chat_with(field, value)), 400, Some(field), &what);
+        // a field inside another one comes with it
+        let body = match value.get("response_format") {
+            Some(format) => chat_with("response_format", format.clone()),
+            None => chat_with(field, value),
+        };
+        check(&post(shared(), "/v1/chat/completions", &body), 400, Some(field), &what);
     }
     let message_cases = [
         (json!([5]), "messages[0]"),
@@ -106,7 +122,6 @@ fn what_is_not_there_is_refused_by_name_and_never_ignored() {
         ("tools", tool.clone()),
         ("tool_choice", json!("required")),
         ("functions", tool),
-        ("response_format", json!({ "type": "json_object" })),
         ("modalities", json!(["audio"])),
     ] {
         let reply = post(shared(), "/v1/chat/completions", &chat_with(field, value));
