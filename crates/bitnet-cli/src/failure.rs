@@ -54,7 +54,9 @@ pub(crate) fn report(error: &anyhow::Error, console: &Console) -> ExitCode {
     }
     match error.downcast_ref::<InferenceError>() {
         // These come from what was read, the others from what was typed.
-        Some(InferenceError::Option { option: "prompt" | "text" | "model", .. }) => ExitCode::from(ERROR),
+        Some(InferenceError::Option { option: "prompt" | "text" | "model" | "question" | "continuation", .. }) => {
+            ExitCode::from(ERROR)
+        }
         Some(InferenceError::Option { .. }) => ExitCode::from(WRONG_USAGE),
         _ => ExitCode::from(ERROR),
     }

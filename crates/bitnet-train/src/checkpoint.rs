@@ -107,7 +107,11 @@ pub(crate) fn load(
             saved.model, recipe.model
         )));
     }
-    if (&saved.optimizer, saved.run.seed) != (&recipe.optimizer, recipe.run.seed) || saved.data != recipe.data {
+    let decides = |recipe: &Recipe| {
+        let Recipe { start, data, optimizer, teacher, run, .. } = recipe.clone();
+        (start, data, optimizer, teacher, run.seed)
+    };
+    if decides(&saved) != decides(recipe) {
         return Err(error(
             "was made with other data, optimiser settings or seed; a run is resumed with its own recipe. \
              Train into another directory"

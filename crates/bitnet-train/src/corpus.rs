@@ -1,6 +1,7 @@
 //! Text files as documents.
 
 use crate::{Source, TrainError};
+use bitnet_models::Message;
 use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
 use std::fs::File;
@@ -10,15 +11,54 @@ use std::path::Path;
 /// The line that ends a document, and the special token that stands for it.
 pub(crate) const END_OF_TEXT: &str = "<|endoftext|>";
 
+/// A document of a source.
+pub(crate) enum Document<'t> {
+    Text(&'t str),
+    Chat(Vec<Message>),
+}
+
 #[derive(Deserialize)]
-struct JsonLine {
-    text: String,
+#[serde(untagged)]
+enum JsonLine {
+    Text { text: String },
+    Chat { messages: Vec<Message> },
+    Question { question: String, answer: String },
+    Instruction { instruction: String, input: Option<String>, output: String },
+}
+
+impl JsonLine {
+    fn document(&self) -> Document<'_> {
+        let message = |role: &str, content: &str| Message { role: role.into(), content: content.trim().into() };
+        match self {
+            JsonLine::Text { text } => Document::Text(text.trim()),
+            JsonLine::Chat { messages } => Document::Chat(messages.clone()),
+            JsonLine::Question { question, answer } => {
+                Document::Chat(vec![message("user", question), message("assistant", answer)])
+            }
+            JsonLine::Instruction { instruction, input, output } => {
+                let asked = match input.as_deref().map(str::trim).filter(|input| !input.is_empty()) {
+                    Some(input) => format!("{instruction}\n\n{input}"),
+                    None => instruction.clone(),
+                };
+                Document::Chat(vec![message("user", &asked), message("assistant", output)])
+            }
+        }
+    }
+}
+
+impl Document<'_> {
+    fn is_empty(&self) -> bool {
+        match self {
+            Document::Text(text) => text.is_empty(),
+            Document::Chat(messages) => !messages.iter().any(|m| m.role == "assistant" && !m.content.trim().is_empty()),
+        }
+    }
 }
 
 /// Calls `each` for every document of a source, once (whatever its `repeat`).
 pub(crate) fn documents(
     source: &Source,
-    mut each: impl FnMut(&str) -> Result<(), TrainError>,
+    mut each: impl FnMut(Document<'_>) -> Result<(), TrainError>,
 ) -> Result<(), TrainError> {
     let path = &source.path;
     let data = |reason: String| TrainError::Data { path: path.clone(), reason };
@@ -41,15 +81,21 @@ pub(crate) fn documents(
             if line.trim().is_empty() {
                 continue;
             }
-            let JsonLine { text } = serde_json::from_str(line).map_err(|e| data(format!("line {number}: {e}")))?;
-            if !text.trim().is_empty() {
+            serde_json::from_str::<serde::de::IgnoredAny>(line).map_err(|e| data(format!("line {number}: {e}")))?;
+            let forms = "expected text; messages; question, answer; or instruction, input, output";
+            let line: JsonLine = serde_json::from_str(line).map_err(|_| data(format!("line {number}: {forms}")))?;
+            let document = line.document();
+            if !document.is_empty() {
                 found += 1;
-                each(text.trim())?;
+                each(document).map_err(|error| match error {
+                    TrainError::Tokenizer(reason) => data(format!("line {number}: {reason}")),
+                    other => other,
+                })?;
             }
         } else if line.trim_end() == END_OF_TEXT {
             if !document.trim().is_empty() {
                 found += 1;
-                each(document.trim())?;
+                each(Document::Text(document.trim()))?;
             }
             document.clear();
         } else {
@@ -58,7 +104,7 @@ pub(crate) fn documents(
     }
     if !document.trim().is_empty() {
         found += 1;
-        each(document.trim())?;
+        each(Document::Text(document.trim()))?;
     }
     if found == 0 {
         return Err(data("contains no text".into()));
@@ -87,8 +133,13 @@ mod tests {
         let path = dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();
         let mut documents_found = Vec::new();
-        documents(&Source { path, repeat: 1 }, |text| {
-            documents_found.push(text.to_owned());
+        documents(&Source { path, repeat: 1 }, |document| {
+            documents_found.push(match document {
+                Document::Text(text) => text.to_owned(),
+                Document::Chat(messages) => {
+                    messages.iter().map(|m| format!("{}: {}", m.role, m.content)).collect::<Vec<_>>().join(" | ")
+                }
+            });
             Ok(())
         })
         .map_err(|e| e.to_string())?;
@@ -106,6 +157,22 @@ mod tests {
         let text = b"{\"text\": \"a\\nb\", \"id\": 1}\n\n{\"text\": \" \"}\n{\"text\": \"c\"}";
         assert_eq!(read("a.jsonl", text).unwrap(), ["a\nb", "c"]);
         assert!(read("a.jsonl", b"{\"text\": \"a\"}\n{\"txt\": 1}").unwrap_err().contains("line 2"));
+    }
+
+    #[test]
+    fn conversations() {
+        let text = br#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+{"messages": [{"role": "user", "content": "nobody answers"}]}
+{"question": "q", "answer": "a"}
+{"instruction": "do", "input": "x", "output": "y"}
+{"instruction": "do", "output": "y"}"#;
+        let want = [
+            "user: a | assistant: b",
+            "user: q | assistant: a",
+            "user: do\n\nx | assistant: y",
+            "user: do | assistant: y",
+        ];
+        assert_eq!(read("a.jsonl", text).unwrap(), want);
     }
 
     #[test]

@@ -27,6 +27,14 @@ pub enum TrainError {
     /// The tokenizer could not be trained or read.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// A model that cannot be the beginning of a run, or its teacher.
+    #[error("{path}: {reason}")]
+    Model {
+        /// Its directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A checkpoint that does not belong to the recipe, or is damaged.
     #[error("{path}: {reason}")]
     Checkpoint {

@@ -19,13 +19,7 @@ pub(crate) fn write(network: &Network, vocabulary: &Vocabulary, dir: &Path) -> R
     let end = vocabulary.end();
     let text = |value: &serde_json::Value| format!("{value:#}\n").into_bytes();
     write_whole(&dir.join("tokenizer.json"), vocabulary.to_json()?.as_bytes())?;
-    let tokenizer = json!({
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": crate::corpus::END_OF_TEXT,
-        "eos_token": crate::corpus::END_OF_TEXT,
-        "model_max_length": network.recipe.context,
-        "add_bos_token": true,
-    });
+    let tokenizer = vocabulary.config(network.recipe.context);
     write_whole(&dir.join("tokenizer_config.json"), &text(&tokenizer))?;
     write_tensors(&dir.join("model.safetensors"), &data, metadata)?;
     write_whole(&dir.join("config.json"), &text(&config(network, end)))

@@ -12,27 +12,34 @@
 
 mod adamw;
 mod checkpoint;
+mod compensation;
 mod corpus;
 mod error;
 mod export;
 mod loss_plot;
 mod matmul;
+mod measure;
 mod muon;
 mod network;
 mod ops;
 mod optimizer;
 mod pass;
+mod quantize;
 mod random;
 mod recipe;
 mod schedule;
+mod start;
+mod tensorboard;
 mod tokenizer;
 mod tokens;
 mod trainer;
 mod vectorized;
 
 pub use error::TrainError;
+pub use measure::Validation;
 pub use network::Network;
+pub use quantize::{QuantizeOptions, Quantizer};
 pub use recipe::{
-    DataRecipe, Family, Method, ModelRecipe, OptimizerRecipe, Recipe, RunRecipe, Source, TokenizerRecipe,
+    DataRecipe, Family, Method, ModelRecipe, OptimizerRecipe, Recipe, RunRecipe, Source, TeacherRecipe, TokenizerRecipe,
 };
-pub use trainer::{Event, Outcome, Trainer, Validation};
+pub use trainer::{Event, Outcome, Trainer};

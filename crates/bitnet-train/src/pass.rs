@@ -7,9 +7,10 @@ use crate::Family;
 use crate::matmul::{Operand, Packed, Store, Values, matmul};
 use crate::network::{Block, Network, Param, TABLE, Weights};
 use crate::ops::{
-    Activation, AttentionShape, CrossEntropy, Input, attend, attend_backward, attend_in_f32, gate, gate_backward,
-    join_heads, norm, norm_backward, split_heads,
+    Activation, AttentionShape, CrossEntropy, Input, SoftTargets, attend, attend_backward, attend_in_f32, gate,
+    gate_backward, join_heads, norm, norm_backward, split_heads,
 };
+use crate::tokens::GIVEN;
 use rayon::prelude::*;
 
 /// What a block keeps of its forward pass.
@@ -61,23 +62,57 @@ impl Pass {
         let (ids, targets) = inputs_and_targets(windows);
         self.learning = false;
         self.forward(network, weights, &ids, windows.len());
-        self.head(network, weights).nats(&targets, None)
+        let mut head = self.head(network, weights);
+        head.entropy.nats(head.normed, &targets, None, None)
     }
 
-    /// The same, and adds `scale` times the derivative of the sum to the network's gradients.
-    pub(crate) fn learn(&mut self, network: &mut Network, weights: &Weights, windows: &[&[u32]], scale: f32) -> f64 {
+    /// The same, and adds `scale` times the derivative of the sum to the network's gradients. With a teacher, of nats of its mixed
+    /// targets.
+    pub(crate) fn learn(
+        &mut self,
+        network: &mut Network,
+        weights: &Weights,
+        windows: &[&[u32]],
+        scale: f32,
+        teacher: Option<&mut Teacher>,
+    ) -> f64 {
         let (ids, targets) = inputs_and_targets(windows);
+        let mut teacher = teacher.map(|teacher| {
+            let Teacher { network, weights, pass, share, .. } = teacher;
+            pass.learning = true; // rounds as the student does, and is faster
+            pass.forward(network, weights, &ids, windows.len());
+            let Pass { normed, logits, .. } = pass;
+            let (forward, channels) = (&weights.matrix(TABLE).forward, network.recipe.hidden);
+            SoftTargets { normed, forward, channels, share: *share, logits }
+        });
         self.learning = true;
         self.forward(network, weights, &ids, windows.len());
         let mut dnormed = std::mem::take(&mut self.scratch[0]);
         let mut dtable = std::mem::take(&mut network.params[TABLE].gradient);
         let gradients = Some((sized(&mut dnormed, self.normed.len()), &mut dtable[..], scale));
-        let nats = self.head(network, weights).nats(&targets, gradients);
+        let mut head = self.head(network, weights);
+        let nats = head.entropy.nats(head.normed, &targets, gradients, teacher.as_mut());
         network.params[TABLE].gradient = dtable;
         self.backward(network, weights, &dnormed);
         self.scratch[0] = dnormed;
         add_embedding_gradient(&mut network.params[TABLE], &ids, &self.hidden);
         nats
+    }
+
+    /// What one of the four inputs of a block's projections (of attention, of its output, of gate and up, of down) is in some windows.
+    pub(crate) fn input(
+        &mut self,
+        network: &Network,
+        weights: &Weights,
+        windows: &[&[u32]],
+        layer: usize,
+        input: usize,
+    ) -> &Input {
+        let (ids, _) = inputs_and_targets(windows);
+        self.learning = true;
+        self.forward(network, weights, &ids, windows.len());
+        let Kept { attention_input, output_input, ffn_input, down_input, .. } = &self.kept[layer];
+        [attention_input, output_input, ffn_input, down_input][input]
     }
 
     /// Logits of all tokens of one text, with the head in full precision, as the engine has it.
@@ -254,10 +289,13 @@ struct Head<'a> {
     normed: &'a [f32],
 }
 
-impl Head<'_> {
-    fn nats(&mut self, targets: &[u32], gradients: Option<(&mut [f32], &mut [f32], f32)>) -> f64 {
-        self.entropy.nats(self.normed, targets, gradients)
-    }
+/// A model that is imitated.
+pub(crate) struct Teacher {
+    pub(crate) network: Network,
+    pub(crate) weights: Weights,
+    pub(crate) pass: Pass,
+    /// Share of its probabilities in the targets.
+    pub(crate) share: f32,
 }
 
 /// `out (+)= input · Wᵀ`.
@@ -328,9 +366,9 @@ fn add_embedding_gradient(table: &mut Param, ids: &[u32], rows: &[f32]) {
     });
 }
 
-/// Windows side by side, without the last token of each, and without the first.
+/// Windows side by side, without the last token of each, and without the first; targets that are not learned keep their mark.
 fn inputs_and_targets(windows: &[&[u32]]) -> (Vec<u32>, Vec<u32>) {
-    let inputs = windows.iter().flat_map(|window| &window[..window.len() - 1]).copied().collect();
+    let inputs = windows.iter().flat_map(|window| &window[..window.len() - 1]).map(|id| id & !GIVEN).collect();
     let targets = windows.iter().flat_map(|window| &window[1..]).copied().collect();
     (inputs, targets)
 }
@@ -377,7 +415,7 @@ mod tests {
             let weights = Weights::new(&network, 1.0).unwrap();
             let mut pass = Pass::default();
             let scale = 1.0 / 36.0;
-            let nats = pass.learn(&mut network, &weights, &windows, scale);
+            let nats = pass.learn(&mut network, &weights, &windows, scale, None);
             let measured = pass.nats(&network, &weights, &windows);
             assert!((nats - measured).abs() < 1e-2 * measured, "{nats} {measured}");
             for index in 0..network.params.len() {
@@ -427,9 +465,9 @@ mod tests {
         let weights = Weights::new(&whole, 1.0).unwrap();
         let mut parts = network(Family::Bitnet, true);
         let mut pass = Pass::default();
-        pass.learn(&mut whole, &weights, &windows, 1.0);
+        pass.learn(&mut whole, &weights, &windows, 1.0, None);
         for part in windows.chunks(2) {
-            pass.learn(&mut parts, &weights, part, 1.0);
+            pass.learn(&mut parts, &weights, part, 1.0, None);
         }
         for (a, b) in whole.params.iter().zip(&parts.params) {
             let largest = a.gradient.iter().fold(0f32, |m, x| m.max(x.abs()));

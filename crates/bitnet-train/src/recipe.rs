@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
+    /// A Hugging Face directory whose weights and vocabulary the run starts from; without it weights start at random.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
     /// The network.
     pub model: ModelRecipe,
     /// The text.
@@ -20,6 +23,20 @@ pub struct Recipe {
     /// How the run is watched.
     #[serde(default)]
     pub run: RunRecipe,
+    /// A model that is imitated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<TeacherRecipe>,
+}
+
+/// A teacher: the targets of training are then `(1 − share) · onehot + share · its probabilities` (Hinton et al. 2015).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TeacherRecipe {
+    /// A Hugging Face directory with the same vocabulary.
+    pub model: PathBuf,
+    /// 0 to 1.
+    #[serde(default = "half")]
+    pub share: f32,
 }
 
 /// Shape family of a network.
@@ -70,8 +87,9 @@ pub struct DataRecipe {
     pub validation: Vec<Source>,
 }
 
-/// A text file: plain, or JSON lines with a field `text`; either may be compressed (`.gz`). In plain text a line
-/// `<|endoftext|>` ends a document.
+/// A text file: plain, or JSON lines; either may be compressed (`.gz`). In plain text a line `<|endoftext|>` ends a document.
+/// A line of JSON has a field `text`, or is a conversation: `messages` (`role`, `content`), or `question` and `answer`, or
+/// `instruction`, `input` (may be missing) and `output`. Of a conversation only what the assistant says is learned.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
@@ -90,11 +108,13 @@ pub struct TokenizerRecipe {
     pub file: Option<PathBuf>,
     /// Entries to train when no file is given, special token and bytes included.
     pub vocab: usize,
+    /// A Jinja template for conversations, if the model to start from has none or another one is wanted.
+    pub chat_template: Option<PathBuf>,
 }
 
 impl Default for TokenizerRecipe {
     fn default() -> Self {
-        TokenizerRecipe { file: None, vocab: 4096 }
+        TokenizerRecipe { file: None, vocab: 4096, chat_template: None }
     }
 }
 
@@ -179,6 +199,9 @@ fn yes() -> bool {
 fn once() -> usize {
     1
 }
+fn half() -> f32 {
+    0.5
+}
 fn rope_theta() -> f32 {
     10_000.0
 }
@@ -209,7 +232,9 @@ impl Recipe {
             toml::from_str(&text).map_err(|e| TrainError::Recipe(format!("{}: {e}", path.display())))?;
         let dir = path.parent().unwrap_or(Path::new(""));
         let sources = recipe.data.train.iter_mut().chain(&mut recipe.data.validation).map(|source| &mut source.path);
-        for path in sources.chain(&mut recipe.tokenizer.file) {
+        let tokenizer = recipe.tokenizer.file.iter_mut().chain(&mut recipe.tokenizer.chat_template);
+        let models = recipe.start.iter_mut().chain(recipe.teacher.as_mut().map(|teacher| &mut teacher.model));
+        for path in sources.chain(tokenizer).chain(models) {
             *path = dir.join(&path);
         }
         recipe.check()?;
@@ -273,7 +298,15 @@ impl Recipe {
                 return refuse(format!("{key} = {value}; expected {least} to {most}"));
             }
         }
-        if self.tokenizer.file.is_none() && !(257..=MAX_SIZE).contains(&self.tokenizer.vocab) {
+        if let Some(share) =
+            self.teacher.as_ref().map(|teacher| teacher.share).filter(|share| !(0.0..=1.0).contains(share))
+        {
+            return refuse(format!("teacher.share = {share}; expected 0 to 1"));
+        }
+        if self.start.is_some() && self.tokenizer.file.is_some() {
+            return refuse("tokenizer.file is given, but the vocabulary is that of the model in start".into());
+        }
+        if self.start.is_none() && self.tokenizer.file.is_none() && !(257..=MAX_SIZE).contains(&self.tokenizer.vocab) {
             let vocab = self.tokenizer.vocab;
             return refuse(format!("tokenizer.vocab = {vocab}; 256 bytes and the end of text need at least 257"));
         }

@@ -1,48 +1,139 @@
 //! The vocabulary: byte-level BPE as GPT-2 has it, read or trained.
 
-use crate::corpus::{self, END_OF_TEXT};
+use crate::corpus::{self, Document, END_OF_TEXT};
+use crate::tokens::GIVEN;
 use crate::{Recipe, TrainError};
+use bitnet_models::{ChatTemplate, Message};
+use serde_json::{Map, Value, json};
 use std::path::Path;
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
 
-/// A tokenizer and its end-of-text token.
+/// A tokenizer, its end-of-text token, and how it writes conversations.
 pub(crate) struct Vocabulary {
     tokenizer: Tokenizer,
     end: u32,
+    chat: Option<Chat>,
+    /// `tokenizer_config.json` of the model that the run started from.
+    config: Option<Map<String, Value>>,
+}
+
+/// The same tokenizer as the engine has it, and a template.
+struct Chat {
+    tokenizer: bitnet_models::Tokenizer,
+    template: ChatTemplate,
 }
 
 impl Vocabulary {
-    /// The recipe's file, or entries trained on the training text.
+    /// That of the model to start from, the recipe's file, or entries trained on the training text.
     pub(crate) fn make(recipe: &Recipe) -> Result<Vocabulary, TrainError> {
-        match &recipe.tokenizer.file {
-            Some(path) => Vocabulary::read(path),
-            None => Vocabulary::train(recipe),
+        let template = recipe.tokenizer.chat_template.as_deref();
+        match (&recipe.start, &recipe.tokenizer.file) {
+            (Some(dir), _) => Vocabulary::read(&dir.join("tokenizer.json"), Some(dir), template),
+            (None, Some(path)) => Vocabulary::read(path, None, template),
+            (None, None) => Vocabulary::train(recipe),
         }
     }
 
-    pub(crate) fn read(path: &Path) -> Result<Vocabulary, TrainError> {
+    /// From a `tokenizer.json`, which may be that of a model `start`, whose special tokens and chat template then hold; `template` is a
+    /// file with another one.
+    pub(crate) fn read(path: &Path, start: Option<&Path>, template: Option<&Path>) -> Result<Vocabulary, TrainError> {
+        let error = |reason: String| TrainError::Tokenizer(format!("{}: {reason}", path.display()));
         let bytes = std::fs::read(path).map_err(TrainError::file(path))?;
-        let tokenizer =
-            Tokenizer::from_bytes(&bytes).map_err(|e| TrainError::Tokenizer(format!("{}: {e}", path.display())))?;
-        Vocabulary::of(tokenizer)
+        let tokenizer = Tokenizer::from_bytes(&bytes).map_err(|e| error(e.to_string()))?;
+        // a model's directory also says which token ends a text and how conversations are written
+        let place = start.unwrap_or(path);
+        let engine = bitnet_models::Tokenizer::open(place).map_err(|e| error(e.to_string()))?;
+        let eos = start.and(engine.eos());
+        let end = eos.or_else(|| tokenizer.token_to_id(END_OF_TEXT));
+        let end = end.ok_or_else(|| error(format!("has no token {END_OF_TEXT}, which ends documents")))?;
+        let mut config = None;
+        if let Some(path) = start.map(|dir| dir.join("tokenizer_config.json")).filter(|path| path.exists()) {
+            let text = std::fs::read_to_string(&path).map_err(TrainError::file(&path))?;
+            config = Some(serde_json::from_str(&text).map_err(|e| error(format!("tokenizer_config.json: {e}")))?);
+        }
+        let template = match template {
+            Some(path) => Some(std::fs::read_to_string(path).map_err(TrainError::file(path))?),
+            None => engine.chat_template().map(|template| template.source().to_owned()),
+        };
+        let text = |id: Option<u32>| id.and_then(|id| engine.text(id)).unwrap_or_default().to_owned();
+        let (bos, end_text) = (text(engine.bos().or(Some(end))), text(Some(end)));
+        let template = template.map(|source| ChatTemplate::new(&source, &bos, &end_text));
+        let template = template.transpose().map_err(|e| TrainError::Tokenizer(e.to_string()))?;
+        let chat = template.map(|template| Chat { tokenizer: engine, template });
+        Ok(Vocabulary { tokenizer, end, chat, config })
     }
 
     fn of(tokenizer: Tokenizer) -> Result<Vocabulary, TrainError> {
         let end = tokenizer
             .token_to_id(END_OF_TEXT)
             .ok_or_else(|| TrainError::Tokenizer(format!("has no token {END_OF_TEXT}, which ends documents")))?;
-        Ok(Vocabulary { tokenizer, end })
+        Ok(Vocabulary { tokenizer, end, chat: None, config: None })
+    }
+
+    /// Appends a conversation's tokens to `ids`, begun by the token that begins documents. All but what the assistant says, and the
+    /// tokens that the template ends it with, are marked as [`GIVEN`].
+    pub(crate) fn encode_chat(&self, messages: &[Message], ids: &mut Vec<u32>) -> Result<(), TrainError> {
+        let Some(Chat { tokenizer, template }) = &self.chat else {
+            return Err(TrainError::Tokenizer(
+                "is a conversation, but the model has no chat template: give one (tokenizer.chat_template)".into(),
+            ));
+        };
+        let encode = |messages: &[Message], open: bool| {
+            tokenizer.encode_chat(template, messages, open).map_err(|e| TrainError::Tokenizer(e.to_string()))
+        };
+        let whole = encode(messages, false)?;
+        let mut learned = vec![false; whole.len()];
+        for (turn, _) in messages.iter().enumerate().filter(|(_, message)| message.role == "assistant") {
+            let (before, after) = (encode(&messages[..turn], true)?, encode(&messages[..=turn], false)?);
+            if !after.starts_with(&before) || !whole.starts_with(&after) {
+                return Err(TrainError::Tokenizer(format!(
+                    "the chat template writes the conversation in another way once turn {} is known, so that what is learned \
+                     would not be what is asked later",
+                    turn + 1
+                )));
+            }
+            learned[before.len()..after.len()].fill(true);
+        }
+        let own_begin = whole.first() == Some(&self.end);
+        ids.extend((!own_begin).then_some(self.end | GIVEN));
+        ids.extend(whole.iter().zip(&learned).map(|(&id, &learned)| if learned { id } else { id | GIVEN }));
+        Ok(())
+    }
+
+    /// The contents of `tokenizer_config.json` of a model trained on `context` positions.
+    pub(crate) fn config(&self, context: usize) -> Value {
+        let mut config = self.config.clone().unwrap_or_else(|| {
+            let end = self.tokenizer.id_to_token(self.end).unwrap_or_default();
+            let entries = [
+                ("tokenizer_class", json!("PreTrainedTokenizerFast")),
+                ("bos_token", json!(end)),
+                ("eos_token", json!(end)),
+                ("add_bos_token", json!(true)),
+            ];
+            entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+        });
+        config.insert("model_max_length".into(), json!(context));
+        if let Some(Chat { template, .. }) = &self.chat {
+            config.insert("chat_template".into(), json!(template.source()));
+        }
+        Value::Object(config)
     }
 
     fn train(recipe: &Recipe) -> Result<Vocabulary, TrainError> {
         // The trainer wants an iterator; documents come by call-back, and fit in memory as the tokens will.
         let mut texts = Vec::new();
         for source in &recipe.data.train {
-            corpus::documents(source, |text| {
-                texts.push((text.to_owned(), source.repeat));
+            corpus::documents(source, |document| {
+                match document {
+                    Document::Text(text) => texts.push((text.to_owned(), source.repeat)),
+                    Document::Chat(_) => {
+                        let reason = "is a conversation: give a vocabulary (tokenizer.file) or a model to start from";
+                        return Err(TrainError::Tokenizer(reason.into()));
+                    }
+                }
                 Ok(())
             })?;
         }

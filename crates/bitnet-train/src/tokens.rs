@@ -1,14 +1,22 @@
 //! Text as tokens, and the order in which they are learned.
 
-use crate::corpus;
+use crate::corpus::{self, Document};
 use crate::random::Random;
 use crate::tokenizer::Vocabulary;
 use crate::{Source, TrainError};
 
+/// Marks a token that is read, but not learned: what a person says in a conversation.
+pub(crate) const GIVEN: u32 = 1 << 31;
+
+/// Tokens that are learned among some.
+pub(crate) fn learned(ids: &[u32]) -> usize {
+    ids.iter().filter(|id| *id & GIVEN == 0).count()
+}
+
 /// All tokens of some sources, document after document, each begun by the end-of-text token.
 pub(crate) struct Tokens {
     ids: Vec<u32>,
-    /// Bytes of the text, each repetition counted.
+    /// Bytes of the learned text, each repetition counted.
     pub(crate) bytes: usize,
 }
 
@@ -18,9 +26,16 @@ impl Tokens {
         let mut bytes = 0;
         for source in sources {
             let (start, bytes_before) = (ids.len(), bytes);
-            corpus::documents(source, |text| {
-                bytes += text.len();
-                vocabulary.encode(text, &mut ids)
+            corpus::documents(source, |document| match document {
+                Document::Text(text) => {
+                    bytes += text.len();
+                    vocabulary.encode(text, &mut ids)
+                }
+                Document::Chat(messages) => {
+                    let answers = messages.iter().filter(|message| message.role == "assistant");
+                    bytes += answers.map(|message| message.content.len()).sum::<usize>();
+                    vocabulary.encode_chat(&messages, &mut ids)
+                }
             })?;
             let end = ids.len();
             for _ in 1..source.repeat {
@@ -34,6 +49,11 @@ impl Tokens {
 
     pub(crate) fn len(&self) -> usize {
         self.ids.len()
+    }
+
+    /// Tokens that [`windows`](Self::windows) predict and that are learned.
+    pub(crate) fn predicted(&self) -> usize {
+        learned(&self.ids[1..])
     }
 
     /// Consecutive windows of `len` tokens and the one after each, which cover the whole text once; the last is shorter.

@@ -2,21 +2,20 @@
 
 use crate::checkpoint::{self, Progress, write_whole};
 use crate::loss_plot;
+use crate::measure::{Validation, measure};
 use crate::network::{Network, Weights};
 use crate::optimizer::{Optimizer, norm_of_gradients};
-use crate::pass::Pass;
+use crate::pass::{Pass, Teacher};
 use crate::schedule::rate;
+use crate::tensorboard::EventFile;
 use crate::tokenizer::Vocabulary;
-use crate::tokens::{Tokens, Windows};
-use crate::{Recipe, TrainError, export};
+use crate::tokens::{Tokens, Windows, learned};
+use crate::{ModelRecipe, Recipe, TeacherRecipe, TrainError, export};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-
-/// Windows that are measured together.
-const VALIDATION_BATCH: usize = 8;
 
 /// What a run tells while it goes on, and writes as a line of `metrics.jsonl`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,15 +48,6 @@ pub enum Event {
     },
 }
 
-/// Loss on the validation text, each token predicted once, in windows of the context.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Validation {
-    /// Nats per token.
-    pub nats_per_token: f64,
-    /// Bits per byte of text.
-    pub bits_per_byte: f64,
-}
-
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outcome {
@@ -81,6 +71,7 @@ pub struct Trainer {
     optimizer: Optimizer,
     progress: Progress,
     pass: Pass,
+    teacher: Option<Teacher>,
 }
 
 impl Trainer {
@@ -99,7 +90,11 @@ impl Trainer {
         }
         std::fs::create_dir_all(dir).map_err(TrainError::file(dir))?;
         let own = dir.join("tokenizer.json");
-        let vocabulary = if found { Vocabulary::read(&own)? } else { Vocabulary::make(recipe)? };
+        let vocabulary = if found {
+            Vocabulary::read(&own, recipe.start.as_deref(), recipe.tokenizer.chat_template.as_deref())?
+        } else {
+            Vocabulary::make(recipe)?
+        };
         if !found {
             write_whole(&own, vocabulary.to_json()?.as_bytes())?;
             let text = toml::to_string(recipe).map_err(|e| TrainError::Recipe(e.to_string()))?;
@@ -109,6 +104,11 @@ impl Trainer {
         let validation = Tokens::read(&recipe.data.validation, &vocabulary)?;
         Windows::new(&train, recipe.model.context, recipe.run.seed)?; // too little text is said before the first step
         let mut network = Network::new(&recipe.model, vocabulary.len(), recipe.run.seed);
+        if let Some(start) = recipe.start.as_ref().filter(|_| !found) {
+            network.take(start)?;
+        }
+        let teacher =
+            recipe.teacher.as_ref().map(|teacher| Teacher::read(teacher, recipe, vocabulary.len())).transpose()?;
         let mut optimizer = Optimizer::new(&recipe.optimizer, &network.params);
         let mut progress = Progress::default();
         if found {
@@ -124,6 +124,7 @@ impl Trainer {
             optimizer,
             progress,
             pass: Pass::default(),
+            teacher,
         })
     }
 
@@ -187,12 +188,14 @@ impl Trainer {
         let first = (self.progress.step * o.batch) as u64;
         let batch: Vec<&[u32]> = (first..first + o.batch as u64).map(|index| windows.get(index)).collect();
         let tokens = o.batch * model.context;
+        // a batch of nothing but questions moves nothing
+        let learned = batch.iter().map(|window| learned(&window[1..])).sum::<usize>().max(1);
         let weights = Weights::new(&self.network, rate.quantization)?;
         let mut nats = 0.0;
         for part in batch.chunks(o.batch / o.accumulate) {
-            nats += self.pass.learn(&mut self.network, &weights, part, 1.0 / tokens as f32);
+            nats += self.pass.learn(&mut self.network, &weights, part, 1.0 / learned as f32, self.teacher.as_mut());
         }
-        let loss = nats / tokens as f64;
+        let loss = nats / learned as f64;
         let gradient_norm = norm_of_gradients(&self.network.params);
         let step = self.progress.step + 1;
         if !loss.is_finite() || !gradient_norm.is_finite() {
@@ -244,18 +247,7 @@ impl Trainer {
     }
 
     fn measure(&mut self) -> Result<Validation, TrainError> {
-        let context = self.recipe.model.context;
-        let weights = Weights::new(&self.network, 1.0)?;
-        let windows: Vec<&[u32]> = self.validation.windows(context).collect();
-        let whole = windows.iter().take_while(|window| window.len() == context + 1).count();
-        let mut nats = 0.0;
-        for part in windows[..whole].chunks(VALIDATION_BATCH).chain(windows[whole..].chunks(1)) {
-            nats += self.pass.nats(&self.network, &weights, part);
-        }
-        Ok(Validation {
-            nats_per_token: nats / (self.validation.len() - 1) as f64,
-            bits_per_byte: nats / std::f64::consts::LN_2 / self.validation.bytes as f64,
-        })
+        measure(&mut self.pass, &self.network, &self.validation, self.recipe.model.context)
     }
 
     /// Writes the network as it is now as a Hugging Face directory.
@@ -267,10 +259,27 @@ impl Trainer {
     }
 }
 
-/// `metrics.jsonl`, and its picture.
+impl Teacher {
+    fn read(teacher: &TeacherRecipe, recipe: &Recipe, vocab: usize) -> Result<Teacher, TrainError> {
+        let shape = ModelRecipe::of(&teacher.model)?;
+        if shape.context < recipe.model.context {
+            let reason =
+                format!("was trained for {} positions, the recipe has {}", shape.context, recipe.model.context);
+            return Err(TrainError::Model { path: teacher.model.clone(), reason });
+        }
+        // weights that do not fit the vocabulary are refused by their shape
+        let mut network = Network::new(&shape, vocab, 0);
+        network.take(&teacher.model)?;
+        let weights = Weights::new(&network, 1.0)?;
+        Ok(Teacher { network, weights, pass: Pass::default(), share: teacher.share })
+    }
+}
+
+/// `metrics.jsonl`, its picture, and an event file for TensorBoard.
 struct Log {
     dir: PathBuf,
     file: File,
+    events: EventFile,
     training: Vec<(usize, f64)>,
     validation: Vec<(usize, f64)>,
 }
@@ -295,7 +304,8 @@ impl Log {
         }
         write_whole(&path, kept.as_bytes())?;
         let file = OpenOptions::new().append(true).open(&path).map_err(TrainError::file(&path))?;
-        let mut log = Log { dir: dir.to_owned(), file, training: Vec::new(), validation: Vec::new() };
+        let board = EventFile::create(dir).map_err(TrainError::file(dir))?;
+        let mut log = Log { dir: dir.to_owned(), file, events: board, training: Vec::new(), validation: Vec::new() };
         events.iter().for_each(|event| log.remember(event));
         Ok(log)
     }
@@ -311,7 +321,23 @@ impl Log {
         self.remember(event);
         let path = self.dir.join("metrics.jsonl");
         let line = serde_json::to_string(event).map_err(|e| TrainError::Recipe(e.to_string()))?;
-        writeln!(self.file, "{line}").map_err(TrainError::file(path))
+        writeln!(self.file, "{line}").map_err(TrainError::file(path))?;
+        let (step, scalars) = match *event {
+            Event::Step { step, loss, lr, gradient_norm, tokens_per_second, gflops } => (
+                step,
+                vec![
+                    ("training/loss", loss),
+                    ("training/lr", lr),
+                    ("training/gradient_norm", gradient_norm),
+                    ("speed/tokens_per_second", tokens_per_second),
+                    ("speed/gflops", gflops),
+                ],
+            ),
+            Event::Validation { step, validation: Validation { nats_per_token, bits_per_byte }, .. } => {
+                (step, vec![("validation/nats_per_token", nats_per_token), ("validation/bits_per_byte", bits_per_byte)])
+            }
+        };
+        self.events.scalars(step, &scalars).map_err(TrainError::file(&self.dir))
     }
 
     fn plot(&self) -> Result<(), TrainError> {

@@ -5,14 +5,20 @@ mod chat;
 mod completions;
 mod convert;
 mod detokenize;
+#[cfg(feature = "train")]
+mod distill;
 mod doctor;
 mod embed;
 mod eval;
 mod explain_prompt;
+#[cfg(feature = "train")]
+mod finetune;
 mod inspect;
 mod logits;
 mod man;
 mod perplexity;
+#[cfg(feature = "train")]
+mod quantize;
 mod run;
 #[cfg(feature = "serve")]
 mod serve;
@@ -70,6 +76,12 @@ pub(crate) enum Command {
     Convert(convert::ConvertArgs),
     #[cfg(feature = "train")]
     Train(train::TrainArgs),
+    #[cfg(feature = "train")]
+    Finetune(finetune::FinetuneArgs),
+    #[cfg(feature = "train")]
+    Distill(distill::DistillArgs),
+    #[cfg(feature = "train")]
+    Quantize(quantize::QuantizeArgs),
     Perplexity(perplexity::PerplexityArgs),
     Eval(eval::EvalArgs),
     Logits(logits::LogitsArgs),
@@ -104,6 +116,12 @@ impl Command {
             Command::Convert(args) => convert::run(&args, console),
             #[cfg(feature = "train")]
             Command::Train(args) => train::run(&args, console),
+            #[cfg(feature = "train")]
+            Command::Finetune(args) => finetune::run(&args, console),
+            #[cfg(feature = "train")]
+            Command::Distill(args) => distill::run(&args, console),
+            #[cfg(feature = "train")]
+            Command::Quantize(args) => quantize::run(&args, console),
             Command::Perplexity(args) => perplexity::run(&args, console),
             Command::Eval(args) => eval::run(&args, console),
             Command::Logits(args) => logits::run(&args, console),

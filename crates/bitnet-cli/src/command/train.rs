@@ -28,7 +28,14 @@ pub(crate) struct TrainArgs {
     /// Directory of the run [default: the recipe's name without its ending]
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Go on with the run in DIR
+    #[command(flatten)]
+    follow: FollowArgs,
+}
+
+/// How a run is followed.
+#[derive(Args, Debug)]
+pub(super) struct FollowArgs {
+    /// Go on with the run in the output directory
     #[arg(long)]
     resume: bool,
     /// Print every event as a line of JSON
@@ -40,8 +47,13 @@ pub(crate) fn run(args: &TrainArgs, console: &Console) -> anyhow::Result<()> {
     let recipe = Recipe::read(&args.config)?;
     let dir = args.output.clone().unwrap_or_else(|| args.config.with_extension(""));
     anyhow::ensure!(dir != args.config, "--output is missing: the recipe has no ending to leave away");
+    follow(&recipe, &dir, &args.follow, console)
+}
+
+/// Trains as a recipe says, and tells about it.
+pub(super) fn follow(recipe: &Recipe, dir: &Path, args: &FollowArgs, console: &Console) -> anyhow::Result<()> {
     console.say("reading the text …");
-    let mut trainer = Trainer::new(&recipe, &dir, args.resume)?;
+    let mut trainer = Trainer::new(recipe, dir, args.resume)?;
     let (tokens, bytes) = trainer.training_text();
     console.say(format!(
         "{} parameters; {tokens} tokens ({:.2} bytes each) per epoch, {:.1} epochs; best model in {}",

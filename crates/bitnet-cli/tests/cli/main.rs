@@ -6,6 +6,7 @@
 mod chat;
 mod convert;
 mod damage;
+mod eval;
 mod inspect;
 mod measure;
 mod pipes;

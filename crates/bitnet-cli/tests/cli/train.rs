@@ -1,7 +1,9 @@
 //! `train`: from a recipe to a model that runs.
 
-use crate::program::{Outcome, json, output, text};
+use crate::program::{Outcome, bitnet, json, output, text};
 use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
 const RECIPE: &str = r#"
 [model]
@@ -54,6 +56,92 @@ fn a_recipe_becomes_a_model() {
     let again = output(["train", "--config", text(&recipe), "--output", text(&out)]).fails(1);
     assert!(again.contains("resume"), "{again}");
     output(["train", "--config", text(&recipe), "--output", text(&out), "--resume"]).succeeds();
+}
+
+#[test]
+fn a_model_goes_on_with_conversations_and_teaches() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let recipe = recipe(directory.path(), RECIPE);
+    let at = |name: &str| directory.path().join(name);
+    output(["train", "--config", text(&recipe), "--output", text(&at("first"))]).succeeds();
+    let model = at("first/model");
+    std::fs::write(at("chat.jsonl"), "{\"question\": \"One two?\", \"answer\": \"Three.\"}\n".repeat(60))
+        .expect("written");
+    std::fs::write(at("chat.jinja"), "{% for m in messages %}{{ m.content }}\n{% endfor %}").expect("written");
+    let chat = at("chat.jsonl");
+    let go_on =
+        ["finetune", "--model", text(&model), "--data", text(&chat), "--validation", text(&chat), "--steps", "4"];
+    let out = at("chat");
+    let refused = output(go_on.into_iter().chain(["--output", text(&out)])).fails(1);
+    assert!(refused.contains("chat.jsonl") && refused.contains("chat template"), "{refused}");
+    let template = at("chat.jinja");
+    let with_template = ["--output", text(&out), "--chat-template", text(&template), "--json"];
+    let events = output(go_on.into_iter().chain(with_template)).succeeds();
+    assert_eq!(events.lines().filter(|line| json(line)["event"] == "step").count(), 4, "{events}");
+    let chatted = output(["chat", "--model", text(&out.join("model")), "--max-tokens", "2"]);
+    assert!(!chatted.notes().contains("panicked"), "{}", chatted.notes());
+
+    let student = at("student");
+    let taught = output(["distill", "--teacher", text(&model), "--config", text(&recipe), "--output", text(&student)]);
+    taught.succeeds();
+    assert!(
+        !output(["run", "One", "--model", text(&student.join("model")), "-n", "4", "--greedy"]).succeeds().is_empty()
+    );
+    let nobody =
+        output(["distill", "--teacher", "nobody", "--config", text(&recipe), "--output", text(&at("none"))]).fails(1);
+    assert!(nobody.contains("nobody"), "{nobody}");
+    let packed =
+        output(["finetune", "--model", text(&recipe), "--data", "a", "--validation", "a", "--output", "b"]).fails(1);
+    assert!(packed.contains("recipe.toml"), "{packed}");
+}
+
+/// Losses of all steps, by the run's log.
+fn losses(out: &Path) -> Vec<(u64, String)> {
+    let log = std::fs::read_to_string(out.join("metrics.jsonl")).expect("a log");
+    let steps = log.lines().map(json).filter(|event| event["event"] == "step");
+    steps.map(|event| (event["step"].as_u64().expect("a step"), event["loss"].to_string())).collect()
+}
+
+#[test]
+fn a_killed_run_goes_on_as_if_nothing_had_happened() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let long = RECIPE
+        .replace("steps = 6", "steps = 300")
+        .replace("validate_every = 3", "validate_every = 150\ncheckpoint_every = 7");
+    let recipe = recipe(directory.path(), &long);
+    let (whole, killed) = (directory.path().join("whole"), directory.path().join("killed"));
+    output(["train", "--config", text(&recipe), "--output", text(&whole)]).succeeds();
+    let mut command = bitnet(["train", "--config", text(&recipe), "--output", text(&killed)]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
+    while !killed.join("checkpoint.safetensors").exists() && child.try_wait().expect("a child").is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().expect("SIGKILL");
+    child.wait().expect("an end");
+    output(["train", "--config", text(&recipe), "--output", text(&killed), "--resume"]).succeeds();
+    let found = losses(&killed);
+    assert_eq!(found.len(), 300);
+    assert_eq!(found, losses(&whole));
+}
+
+#[test]
+fn a_dense_model_is_rounded_with_calibration_only() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let dense = RECIPE.replace("family = \"bitnet\"", "family = \"llama\"\nternary = false");
+    let recipe = recipe(directory.path(), &dense);
+    let at = |name: &str| directory.path().join(name);
+    output(["train", "--config", text(&recipe), "--output", text(&at("dense"))]).succeeds();
+    let (model, out, words) = (at("dense/model"), at("ternary"), at("text.txt"));
+    let quantize = ["quantize", "--model", text(&model), "--output", text(&out), "--validation", text(&words)];
+    let refused = output(quantize).fails(1);
+    assert!(refused.contains("bits per byte") && refused.contains("--calibration"), "{refused}");
+    assert!(!out.exists());
+    let calibrated = ["--calibration", text(&words), "--windows", "4", "--json"];
+    let report = json(&output(quantize.into_iter().chain(calibrated)).succeeds());
+    assert!(report["calibrated"]["bits_per_byte"].as_f64().is_some_and(|bits| bits > 0.0), "{report}");
+    let file = at("model.gguf");
+    output(["convert", "--input", text(&out), "--output", text(&file), "--type", "tq2_0"]).fails(1); // 32 columns: no block of 256
+    output(["convert", "--input", text(&out), "--output", text(&file), "--type", "i2_s"]).succeeds();
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod input;
 mod norm;
 
 pub(crate) use attention::{AttentionShape, attend, attend_backward, attend_in_f32};
-pub(crate) use cross_entropy::CrossEntropy;
+pub(crate) use cross_entropy::{CrossEntropy, SoftTargets};
 pub(crate) use gate::{Activation, gate, gate_backward};
 pub(crate) use heads::{Rotations, join_heads, split_heads};
 pub(crate) use input::{Input, Rounding, ternary_values};

@@ -1,0 +1,105 @@
+//! `bitnet quantize`: a dense model becomes ternary without training.
+
+use crate::console::Console;
+use crate::failure::Interrupted;
+use crate::interrupt::Watch;
+use crate::model_args::positive;
+use bitnet_train::{ModelRecipe, QuantizeOptions, Quantizer, Source, Validation};
+use clap::Args;
+use serde_json::json;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// Make a dense model ternary by calibrated rounding
+///
+/// Projections are rounded block by block for the inputs that the calibration text gives them, and the error of every rounded column
+/// is taken up by those after it. Without a calibration text nothing is written: the damage of plain rounding is measured and said.
+/// Rounding alone costs much; `bitnet finetune --ternary` costs time instead.
+#[derive(Args, Debug)]
+pub(crate) struct QuantizeArgs {
+    /// Hugging Face directory of the dense model
+    #[arg(long, short, value_name = "DIR")]
+    model: PathBuf,
+    /// Text to measure the damage on (repeatable)
+    #[arg(long, value_name = "FILE", required = true)]
+    validation: Vec<PathBuf>,
+    /// Text to calibrate with, like what the model will read (repeatable)
+    #[arg(long, value_name = "FILE")]
+    calibration: Vec<PathBuf>,
+    /// Directory to write the ternary model to
+    #[arg(long, short, value_name = "DIR")]
+    output: PathBuf,
+    /// Windows of the calibration text
+    #[arg(long, value_name = "N", default_value = "64", value_parser = positive)]
+    windows: usize,
+    /// Positions of a window [default: the model's, at most 512]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    context: Option<usize>,
+    /// Decides which windows are taken
+    #[arg(long, default_value = "42")]
+    seed: u64,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &QuantizeArgs, console: &Console) -> anyhow::Result<()> {
+    let sources =
+        |paths: &[PathBuf]| paths.iter().map(|path| Source { path: path.clone(), repeat: 1 }).collect::<Vec<_>>();
+    let context = match args.context {
+        Some(context) => context,
+        None => ModelRecipe::of(&args.model)?.context.min(512),
+    };
+    let mut quantizer = Quantizer::new(QuantizeOptions {
+        model: args.model.clone(),
+        validation: sources(&args.validation),
+        context,
+        seed: args.seed,
+    })?;
+    let bits = |validation: &Validation| format!("{:.4} bits per byte", validation.bits_per_byte);
+    console.say("measuring the dense model, and plain rounding …");
+    let (dense, plain) = (quantizer.measure()?, quantizer.measure_uncalibrated()?);
+    if args.calibration.is_empty() {
+        anyhow::bail!(
+            "rounded as it is, {} falls from {} to {}: nothing was written. Give a text with --calibration, or train it with `bitnet \
+             finetune --ternary`",
+            args.model.display(),
+            bits(&dense),
+            bits(&plain),
+        );
+    }
+    let watch = Watch::start()?;
+    let bar = console.step_bar("blocks", 0);
+    let done = quantizer.calibrate(&sources(&args.calibration), args.windows, &mut |done, blocks| {
+        bar.set_length(blocks as u64);
+        bar.set_position(done as u64);
+        !watch.asked()
+    })?;
+    bar.finish_and_clear();
+    if !done {
+        return Err(Interrupted.into());
+    }
+    let calibrated = quantizer.measure()?;
+    quantizer.export(&args.output)?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        let report = json!({
+            "model": args.model.display().to_string(),
+            "output": args.output.display().to_string(),
+            "dense": dense,
+            "plain_rounding": plain,
+            "calibrated": calibrated,
+        });
+        writeln!(out, "{report}")?;
+    } else {
+        writeln!(
+            out,
+            "dense           {}\nplain rounding  {}\ncalibrated      {}",
+            bits(&dense),
+            bits(&plain),
+            bits(&calibrated)
+        )?;
+    }
+    out.flush()?;
+    Ok(())
+}
