@@ -1,6 +1,7 @@
 """Runs the benchmarks and writes benchmark-results/: see scripts/run-performance-benchmarks.sh --help."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -80,7 +81,8 @@ def main(arguments=None):
     if comparison["status"] == "failed":
         outcome.failures.append({"benchmark": "comparison", "kind": "exit", "reason": comparison["reason"]})
     system = system_info(binary)
-    name, dirty = commit()
+    # a program that was built elsewhere need not be of this commit
+    name, dirty = (None, None) if os.environ.get("BITNET_BIN") else commit()
     # what was asked for, with the settings that make it repeatable
     settings = [f"{key}={environment()[key]}" for key in ("BITNET_DETERMINISTIC", "BITNET_SEED", "RAYON_NUM_THREADS")]
     given = sys.argv[1:] if arguments is None else arguments

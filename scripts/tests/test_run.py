@@ -50,6 +50,7 @@ class Played(unittest.TestCase):
     def test_everything_is_measured(self):
         status, report = self.run_all()
         self.assertEqual((status, report["failures"]), (0, []))
+        self.assertIsNone(report["commit"], "the player is of no commit")
         metrics = report["metrics"]
         value = lambda name: metrics[name]["value"]
         self.assertEqual(value("throughput_tokens_per_second"), 102.0)  # the median of 100 to 104
