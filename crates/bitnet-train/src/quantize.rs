@@ -113,8 +113,7 @@ impl Quantizer {
                 for &index in params {
                     let param = &mut self.network.params[index];
                     let (codes, scale) = compensation.round(&param.values);
-                    let values = |factor: f32| codes.iter().map(|&code| factor * f32::from(code)).collect::<Vec<f32>>();
-                    param.values = values(scale);
+                    param.values = codes.iter().map(|&code| scale * f32::from(code)).collect();
                     masters.push((index, master(&codes, scale, cols)?));
                 }
             }
