@@ -1,11 +1,11 @@
 //! Ternary matrix products of few tokens on the matrix unit (AMX int8): some sequences that decode together.
 //!
-//! Here memory is the bound, and what must be short is the way from a row of weights to its sums. Sixteen rows and 256
-//! columns at a time are unpacked and meet all tokens at once: four kilobytes, which have left the store buffer by then;
-//! with more, tiles wait for it. A tile product takes as many clocks as there are tokens, but the next one may add
-//! to the same sums only after 52: four tiles of sums take turns, one for each step of 64 columns in a unit. Per kilobyte of
-//! weights (16 rows × 256 columns) there are 64 shuffles, 64 bit-matrix products, 64 stores and 64 loads, which together
-//! take less than the 250 clocks in which a core gets it from memory.
+//! Sixteen rows and 256 columns at a time are unpacked, four kilobytes, and meet all tokens at once. A tile product takes as
+//! many clocks as there are tokens, but the next one may add to the same sums only after 52: four tiles of sums take turns,
+//! one for each step of 64 columns in a unit. Unpacking more columns at a time was slower (see docs/src/performance.md).
+//!
+//! Bounds per kilobyte of weights (16 rows × 256 columns): a core gets it from memory in some 250 clocks, and there are 64
+//! shuffles, 64 bit-matrix products, 64 stores and 64 loads of lines. With 8 tokens it takes about 560.
 
 use std::arch::asm;
 
