@@ -6,7 +6,7 @@ use crate::metrics::HttpMetrics;
 use crate::observe::RequestId;
 use crate::{
     ServerOptions, chat, completions, embeddings, gate, health, metrics, model_list, observe, server::ServerError,
-    tokens,
+    tokens, web_page,
 };
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -146,6 +146,7 @@ pub(crate) fn router(app: &Arc<App>) -> Result<Router, ServerError> {
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
         .route("/metrics", get(metrics::metrics))
+        .merge(web_page::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .with_state(Arc::clone(app));

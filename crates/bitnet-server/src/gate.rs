@@ -6,6 +6,7 @@
 
 use crate::api_error::ApiError;
 use crate::app::App;
+use crate::web_page;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 /// Where a key may stand instead of `Authorization: Bearer`.
 pub(crate) const API_KEY: &str = "x-api-key";
 
-/// Paths that need no key: probes know none.
+/// Paths that need no key, beside the web page, which asks for one: probes know none.
 const OPEN: [&str; 2] = ["/health", "/ready"];
 
 /// Decides who may ask.
@@ -50,7 +51,7 @@ impl Gate {
         if self.loopback && self.keys.is_empty() && !host.is_none_or(is_here) {
             return foreign("this server is asked by the name of another; use localhost, or set an API key".into());
         }
-        if OPEN.contains(&path) || self.keys.is_empty() || self.knows(key(headers)) {
+        if OPEN.contains(&path) || web_page::has(path) || self.keys.is_empty() || self.knows(key(headers)) {
             return Ok(());
         }
         let message = "no valid API key: send one as `Authorization: Bearer KEY`";

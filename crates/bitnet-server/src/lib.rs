@@ -37,6 +37,7 @@ mod options;
 mod parameters;
 mod server;
 mod tokens;
+mod web_page;
 
 pub use options::ServerOptions;
 pub use server::{Server, ServerError};

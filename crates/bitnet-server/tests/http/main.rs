@@ -5,3 +5,4 @@ mod client;
 mod failures;
 mod load;
 mod openai;
+mod web_page;
