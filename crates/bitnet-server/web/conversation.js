@@ -1,7 +1,7 @@
 // Conversations, and where they are kept.
 //
 // A conversation is a tree of messages. Editing a question or asking again adds a sibling; nothing that was said is lost.
-// `leaf` is the end of the path that is shown.
+// `leaf` is the end of the path that is shown, `next` the one below a message that was shown last.
 
 const PREFIX = "bitnet.conversation.";
 
@@ -26,6 +26,7 @@ export function add(conversation, parent, role, content) {
   const message = { id: name(), parent, role, content, at: Date.now() };
   conversation.messages[message.id] = message;
   conversation.leaf = message.id;
+  if (parent !== null) conversation.messages[parent].next = message.id;
   conversation.updated = message.at;
   if (!conversation.title && role === "user") conversation.title = titleOf(content);
   return message;
@@ -36,15 +37,13 @@ export function versions(conversation, message) {
   return Object.values(conversation.messages).filter((other) => other.parent === message.parent);
 }
 
-/** Shows another version, with what followed it last. */
+/** Shows another version, with what followed it when it was shown last. */
 export function choose(conversation, message) {
+  const { messages } = conversation;
+  if (message.parent !== null) messages[message.parent].next = message.id;
   let leaf = message;
-  for (let next = leaf; next; next = last(conversation, leaf.id)) leaf = next;
+  while (messages[leaf.next]) leaf = messages[leaf.next];
   conversation.leaf = leaf.id;
-}
-
-function last(conversation, parent) {
-  return Object.values(conversation.messages).filter((message) => message.parent === parent).at(-1);
 }
 
 function titleOf(text) {
