@@ -20,4 +20,4 @@ pub use checkpoint::{Checkpoint, OpenOptions, Source};
 pub use encoding::{Encoding, I2sLayout, Scales, Ternary, TileParams};
 pub use error::FormatError;
 pub use scan::Scan;
-pub use tensor::Tensor;
+pub use tensor::{Tensor, TensorSource};

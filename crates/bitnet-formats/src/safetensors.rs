@@ -1,5 +1,9 @@
 //! safetensors containers (single and sharded) with `config.json` (formats.md §3).
 
+mod writer;
+
+pub use writer::write;
+
 use crate::{Encoding, FormatError, Tensor, checkpoint::refuse_pointer, map::map};
 use bytes::Bytes;
 use serde::Deserialize;

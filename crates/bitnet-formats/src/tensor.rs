@@ -1,6 +1,6 @@
-//! A named, typed, shaped view of bytes.
+//! A named, typed, shaped view of bytes, and one that is still to be made.
 
-use crate::Encoding;
+use crate::{Encoding, FormatError};
 use bytes::Bytes;
 
 /// A tensor of a checkpoint. Cloning is cheap: the bytes are shared with the memory map.
@@ -35,4 +35,18 @@ impl Tensor {
             Some((&cols, rest)) => (rest.iter().product(), cols),
         }
     }
+}
+
+/// One tensor for a writer: its bytes are produced when their turn comes, so that a model larger than memory can be
+/// converted.
+pub struct TensorSource<'a> {
+    /// Name.
+    pub name: String,
+    /// Outermost dimension first.
+    pub shape: Vec<usize>,
+    /// Encoding of the bytes.
+    pub encoding: Encoding,
+    /// Makes exactly `encoding.byte_len(..)` bytes.
+    #[allow(clippy::type_complexity)]
+    pub bytes: Box<dyn FnOnce() -> Result<Bytes, FormatError> + 'a>,
 }

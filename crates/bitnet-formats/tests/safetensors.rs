@@ -2,7 +2,8 @@
 
 mod support;
 
-use bitnet_formats::{Checkpoint, Encoding, Source, safetensors::parse};
+use bitnet_formats::safetensors::{parse, write};
+use bitnet_formats::{Checkpoint, Encoding, FormatError, Source, TensorSource};
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::path::Path;
@@ -207,4 +208,48 @@ fn every_golden_directory_opens() {
         }
     }
     assert!(opened >= 10, "{opened}");
+}
+
+fn source(name: &str, shape: &[usize], encoding: Encoding, bytes: &[u8]) -> TensorSource<'static> {
+    let bytes = Bytes::copy_from_slice(bytes);
+    TensorSource { name: name.into(), shape: shape.into(), encoding, bytes: Box::new(move || Ok(bytes)) }
+}
+
+#[test]
+fn what_is_written_is_what_the_reference_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    let floats: Vec<u8> = [1.5f32, -2.0, 0.25].into_iter().flat_map(f32::to_le_bytes).collect();
+    let tensors = vec![
+        source("b", &[3], Encoding::F32, &floats),
+        source("a", &[2, 1], Encoding::F16, &[0, 0x3c, 0, 0xbc]),
+        source("codes", &[1, 4], Encoding::U8, &[1, 2, 3, 4]),
+    ];
+    let mut heard = Vec::new();
+    write(&path, &[("format", "pt")], tensors, &mut |done, all| heard.push((done, all))).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    assert_eq!(heard.last(), Some(&(bytes.len() as u64, bytes.len() as u64)));
+    let (header, about) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    assert_eq!((header % 8, about.metadata().as_ref().unwrap()["format"].as_str()), (0, "pt"));
+    let theirs = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!((theirs.len(), theirs.tensor("b").unwrap().data()), (3, &floats[..]));
+    assert_eq!(theirs.tensor("codes").unwrap().shape(), [1, 4]);
+    let ours = parse("x", &bytes.into()).unwrap();
+    assert_eq!(ours["a"].encoding.decode(&ours["a"].bytes, 2, 1).unwrap(), [1.0, -1.0]);
+}
+
+#[test]
+fn what_cannot_be_written_is_said_by_tensor() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    let refused = |tensors| write(&path, &[], tensors, &mut |_, _| {}).unwrap_err().to_string();
+    let byte = || source("a", &[1], Encoding::U8, &[0]);
+    assert!(refused(vec![byte(), byte()]).contains("twice"));
+    assert!(refused(vec![byte(), source("b", &[1], Encoding::F32, &[0; 4])]).contains("byte 1"));
+    assert!(refused(vec![source("a", &[32], Encoding::Q8_0, &[0; 34])]).contains("Q8_0"));
+    assert!(refused(vec![source("a", &[2], Encoding::U8, &[0])]).contains("1 bytes"));
+    assert!(refused(vec![source("a", &[usize::MAX, 2], Encoding::U8, &[])]).contains("overflows"));
+    let failing = Box::new(|| Err(FormatError::Cancelled));
+    let failing = TensorSource { name: "a".into(), shape: vec![1], encoding: Encoding::U8, bytes: failing };
+    assert_eq!(refused(vec![failing]), "cancelled");
 }

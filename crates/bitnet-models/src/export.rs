@@ -1,33 +1,37 @@
-//! Export: any checkpoint that can be loaded → one GGUF file in a chosen encoding.
+//! Export: any checkpoint that can be loaded → one GGUF file, or a Hugging Face directory.
 //!
-//! [`Export::plan`] does the whole conversion once without writing, so that every tensor's fate is known before a byte
-//! is on disk; [`Export::write`] does it again, tensor by tensor, in bounded memory. Ternary weights are never rounded:
-//! where an encoding cannot hold them the plan says why and what to choose instead.
+//! [`Export::plan`] finds every tensor and says what it becomes; [`Export::write`] converts them one after the other, in bounded
+//! memory, checks the result and only then gives it its name. Ternary weights are never rounded: where a form cannot hold
+//! them, nothing is written and the reason says what to choose instead.
 
+mod directory;
+mod form;
 mod metadata;
 mod tensor;
 mod verify;
 
+pub use form::Form;
 pub use verify::{Likeness, compare_logits};
 
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, is_float};
 use crate::names::{BlockRole, Naming, Projection, Role};
 use crate::rope::HeadRows;
-use crate::{Config, LoadOptions, ModelError, Tokenizer};
-use bitnet_formats::gguf::{self, Metadata, TensorSource};
-use bitnet_formats::{Checkpoint, Encoding, FormatError, I2sLayout, Tensor};
-use std::cell::Cell;
+use crate::{Config, LoadOptions, ModelError, RopeScaling, Tokenizer};
+use bitnet_formats::gguf::{self, Metadata};
+use bitnet_formats::{Checkpoint, Encoding, FormatError, Tensor, TensorSource};
+use directory::Directory;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use tensor::Content;
 
 /// Choices for an export.
 #[derive(Clone, Copy)]
 pub struct ExportOptions<'a> {
-    /// Encoding of the projections. Ternary for ternary models; F32, F16, BF16 … for dense ones.
-    pub encoding: Encoding,
-    /// Encoding of the embedding table and the head. `None`: F16 where that is exact, else as stored.
+    /// What is written.
+    pub form: Form,
+    /// Encoding of the embedding table and the head. `None`: in GGUF F16 where that is exact, else as stored.
     pub embedding: Option<Encoding>,
-    /// Tokenizer to store. `None`: the checkpoint's own.
+    /// Tokenizer to store in a GGUF file. `None`: the checkpoint's own.
     pub tokenizer: Option<&'a Tokenizer>,
     /// How the input is read.
     pub load: &'a LoadOptions,
@@ -35,15 +39,21 @@ pub struct ExportOptions<'a> {
 
 /// A planned conversion.
 pub struct Export<'a> {
-    metadata: Metadata,
+    container: Container,
     tensors: Vec<PlannedTensor<'a>>,
     notes: Vec<String>,
+}
+
+/// What stands around the tensors.
+enum Container {
+    Gguf(Metadata),
+    HuggingFace(Directory),
 }
 
 /// What becomes of one tensor.
 #[derive(Debug)]
 pub struct PlannedTensor<'a> {
-    /// Name in the GGUF file.
+    /// Name in the output.
     pub name: String,
     /// Name in the input (empty for a tensor that is computed from metadata).
     pub source: &'a str,
@@ -51,17 +61,39 @@ pub struct PlannedTensor<'a> {
     pub shape: Vec<usize>,
     /// Encoding in the input.
     pub from: Encoding,
-    /// Encoding in the GGUF file.
+    /// Encoding in the output.
     pub to: Encoding,
-    /// Bytes in the GGUF file; 0 if it cannot be made.
-    pub bytes: u64,
-    /// What the conversion does to the values.
-    pub outcome: Outcome,
     content: Content<'a>,
 }
 
+impl PlannedTensor<'_> {
+    /// Bytes in the output; 0 where the encoding's blocks do not fit the shape.
+    pub fn bytes(&self) -> u64 {
+        self.byte_len().map_or(0, |bytes| bytes as u64)
+    }
+
+    fn byte_len(&self) -> Result<usize, FormatError> {
+        let cols = self.shape.last().copied().unwrap_or(1);
+        let rows = self.shape.iter().rev().skip(1).product();
+        self.stored_as().byte_len(rows, cols)
+    }
+
+    /// The encoding as the file says it: packed codes are bytes.
+    fn stored_as(&self) -> Encoding {
+        if self.to == Encoding::HfPacked { Encoding::U8 } else { self.to }
+    }
+
+    /// Converts it and says what that does to the values, or why it is impossible and what to choose instead.
+    ///
+    /// # Errors
+    /// An encoding that cannot hold the tensor; a damaged input.
+    pub fn convert(&self) -> Result<Outcome, FormatError> {
+        self.content.make(self.to).map(|(_, outcome)| outcome)
+    }
+}
+
 /// What a conversion does to the values of a tensor.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Outcome {
     /// The network computes with the same values as before.
     Exact,
@@ -72,31 +104,30 @@ pub enum Outcome {
         /// Largest absolute difference.
         largest_error: f32,
     },
-    /// The encoding cannot hold the tensor.
-    Impossible {
-        /// Why, and what to choose instead.
-        reason: String,
-    },
 }
 
 impl<'a> Export<'a> {
-    /// Reads the configuration, finds every tensor and tries its conversion.
+    /// Reads the configuration, finds every tensor and decides its form.
     ///
     /// # Errors
-    /// Metadata or tensors that a loader would refuse. Tensors that the chosen encoding cannot hold are no error here
-    /// but [`Outcome::Impossible`].
+    /// Metadata or tensors that a loader would refuse, and networks that the form cannot describe. Whether an encoding can hold the
+    /// values of a tensor is known when it is converted.
     pub fn plan(checkpoint: &'a Checkpoint, options: &ExportOptions<'_>) -> Result<Export<'a>, ModelError> {
-        for encoding in [Some(options.encoding), options.embedding].into_iter().flatten() {
-            storable(encoding)?;
-        }
+        options.form.check(options.embedding)?;
         let (config, mut notes) = Config::read(checkpoint, options.load)?;
-        let mut planner =
-            Planner { inventory: Inventory::new(checkpoint, &config), config: &config, options, tensors: Vec::new() };
+        let naming = options.form.naming();
+        let inventory = Inventory::new(checkpoint, &config);
+        let mut planner = Planner { inventory, naming, config: &config, options, tensors: Vec::new() };
         planner.all(&mut notes)?;
         let tensors = planner.tensors;
         // After the tensors: from here on the sizes of the configuration are those of real tensors.
-        let metadata = metadata::of(checkpoint, &config, options, &mut notes)?;
-        Ok(Export { metadata, tensors, notes })
+        let container = match options.form {
+            Form::Gguf(encoding) => {
+                Container::Gguf(metadata::of(checkpoint, &config, encoding, options.tokenizer, &mut notes)?)
+            }
+            form => Container::HuggingFace(Directory::of(checkpoint, &config, form, options.tokenizer, &mut notes)?),
+        };
+        Ok(Export { container, tensors, notes })
     }
 
     /// The tensors in the order of the file.
@@ -104,9 +135,12 @@ impl<'a> Export<'a> {
         &self.tensors
     }
 
-    /// Key–value pairs of the file.
-    pub fn metadata(&self) -> &Metadata {
-        &self.metadata
+    /// Key–value pairs of a GGUF file.
+    pub fn metadata(&self) -> Option<&Metadata> {
+        match &self.container {
+            Container::Gguf(metadata) => Some(metadata),
+            Container::HuggingFace(_) => None,
+        }
     }
 
     /// Remarks worth showing to a person.
@@ -114,68 +148,63 @@ impl<'a> Export<'a> {
         &self.notes
     }
 
-    /// True when the output computes bit for bit what the input does.
-    pub fn is_exact(&self) -> bool {
-        self.tensors.iter().all(|t| matches!(t.outcome, Outcome::Exact | Outcome::Ternarised))
-    }
-
-    /// Writes the file: to a temporary name, then `check` on it, then the rename. `progress` hears bytes done and in
-    /// all; when it returns false, the next tensor is not made and nothing is left behind.
+    /// Writes the file or directory: under a temporary name, then `check` on it, then the rename. `check` also hears whether the output
+    /// computes bit for bit what the input does, because no value was rounded. `progress` hears bytes done and in all; when
+    /// it returns false, the next tensor is not made and nothing is left behind. Gives the outcomes in the order of
+    /// [`tensors`](Self::tensors).
     ///
     /// # Errors
-    /// A plan with an impossible tensor, an output that cannot be written, or what `check` returns.
+    /// A tensor that cannot be converted, an output that cannot be written, or what `check` returns.
     pub fn write(
         &self,
         path: &Path,
         progress: &mut dyn FnMut(u64, u64) -> bool,
-        check: &mut dyn FnMut(&Path) -> Result<(), FormatError>,
-    ) -> Result<(), ModelError> {
-        let mut impossible = self.tensors.iter().filter_map(|t| match &t.outcome {
-            Outcome::Impossible { reason } => Some((t, reason)),
-            _ => None,
-        });
-        if let Some((first, reason)) = impossible.next() {
-            let others = match impossible.count() {
-                0 => String::new(),
-                n => format!(" (and {n} more tensors)"),
-            };
-            return Err(ModelError::Config(format!("{} cannot be converted: {reason}{others}", first.name)));
+        check: &mut dyn FnMut(&Path, bool) -> Result<(), FormatError>,
+    ) -> Result<Vec<Outcome>, ModelError> {
+        let impossible = |name: &str, error| ModelError::Config(format!("{name} cannot be converted: {error}"));
+        for tensor in &self.tensors {
+            tensor.byte_len().map_err(|error| impossible(&tensor.name, error))?;
         }
         let go_on = Cell::new(true);
+        let outcomes = RefCell::new(Vec::with_capacity(self.tensors.len()));
+        let failed = Cell::new(None);
+        let make = |tensor: &PlannedTensor<'_>| {
+            if !go_on.get() {
+                return Err(FormatError::Cancelled);
+            }
+            let (bytes, outcome) = tensor.content.make(tensor.to).inspect_err(|_| {
+                failed.set(Some(tensor.name.clone()));
+            })?;
+            outcomes.borrow_mut().push(outcome);
+            Ok(bytes)
+        };
         let sources = self.tensors.iter().map(|t| TensorSource {
             name: t.name.clone(),
             shape: t.shape.clone(),
-            encoding: t.to,
-            bytes: Box::new(|| match go_on.get() {
-                true => t.content.make(t.to).map(|(bytes, _)| bytes),
-                false => Err(FormatError::Cancelled),
-            }),
+            encoding: t.stored_as(),
+            bytes: Box::new(|| make(t)),
         });
         let mut progress = |done, all| go_on.set(progress(done, all));
-        Ok(gguf::write(path, &self.metadata, sources.collect(), &mut progress, check)?)
-    }
-}
-
-/// Encodings that a GGUF file can say it has, and that weights may have.
-fn storable(encoding: Encoding) -> Result<(), ModelError> {
-    match encoding {
-        Encoding::F32 | Encoding::F16 | Encoding::BF16 | Encoding::Q8_0 | Encoding::Q4_0 | Encoding::Q6K => Ok(()),
-        Encoding::I2S(I2sLayout::X86) | Encoding::Tq1_0 | Encoding::Tq2_0 => Ok(()),
-        Encoding::Q2_0 | Encoding::Q2_0Legacy | Encoding::Pq2_0 => Ok(()),
-        Encoding::I2S(_) => {
-            let reason = "nothing in a file says that its I2_S has another layout than the published one; choose I2_S";
-            Err(ModelError::Config(format!("{encoding} is not written: {reason}")))
-        }
-        _ => Err(ModelError::Config(format!(
-            "{encoding} is not written to GGUF; choose I2_S, TQ1_0, TQ2_0, Q2_0 or PQ2_0 for ternary weights, F32, F16, \
-             BF16, Q8_0, Q6_K or Q4_0 for others"
-        ))),
+        let mut check = |written: &Path| {
+            let exact = outcomes.borrow().iter().all(|o| matches!(o, Outcome::Exact | Outcome::Ternarised));
+            check(written, exact)
+        };
+        let written = match &self.container {
+            Container::Gguf(metadata) => gguf::write(path, metadata, sources.collect(), &mut progress, &mut check),
+            Container::HuggingFace(directory) => directory.write(path, sources.collect(), &mut progress, &mut check),
+        };
+        written.map_err(|error| match failed.take() {
+            Some(name) => impossible(&name, error),
+            None => error.into(),
+        })?;
+        Ok(outcomes.into_inner())
     }
 }
 
 /// Walks the tensors of a network.
 struct Planner<'a, 'o> {
     inventory: Inventory<'a, 'o>,
+    naming: Naming,
     config: &'o Config,
     options: &'o ExportOptions<'o>,
     tensors: Vec<PlannedTensor<'a>>,
@@ -205,23 +234,17 @@ impl<'a> Planner<'a, '_> {
     }
 
     fn add(&mut self, role: Role, source: Option<&'a Tensor>, shape: Vec<usize>, to: Encoding, content: Content<'a>) {
-        let (bytes, outcome) = match content.make(to) {
-            Ok((bytes, outcome)) => (bytes.len() as u64, outcome),
-            Err(error) => (0, Outcome::Impossible { reason: error.to_string() }),
-        };
         self.tensors.push(PlannedTensor {
-            name: Naming::Gguf.name(role).unwrap_or_default(),
+            name: self.naming.name(role).unwrap_or_default(),
             source: source.map_or("", |t| &t.name),
             shape,
             from: source.map_or(to, |t| t.encoding),
             to,
-            bytes,
-            outcome,
             content,
         });
     }
 
-    /// Norms are F32 in GGUF.
+    /// Norms are F32.
     fn norm(&mut self, role: Role, len: usize) -> Result<(), ModelError> {
         let (tensor, values) = self.inventory.norm(role, len)?;
         self.add(role, Some(tensor), vec![len], Encoding::F32, Content::Values(values));
@@ -234,6 +257,15 @@ impl<'a> Planner<'a, '_> {
 
     fn rope_factors(&mut self) -> Result<(), ModelError> {
         let (source, values) = self.inventory.rope_factors()?.unzip();
+        if !matches!(self.options.form, Form::Gguf(_)) {
+            // config.json says LLaMA 3.1's stretching itself
+            return match values.filter(|_| !matches!(self.config.rope_scaling, RopeScaling::Llama3 { .. })) {
+                None => Ok(()),
+                Some(_) => Err(ModelError::Config(
+                    "config.json cannot say the divisors of rotary frequencies that this file holds; choose a GGUF form".into(),
+                )),
+            };
+        }
         if let Some(values) = values.or_else(|| metadata::rope_factors(self.config)) {
             self.add(Role::RopeFactors, source, vec![values.len()], Encoding::F32, Content::Values(values));
         }
@@ -246,8 +278,13 @@ impl<'a> Planner<'a, '_> {
         let shape = [self.config.vocab, self.config.hidden];
         self.inventory.expect_shape(tensor, shape[0], shape[1])?;
         let content = Content::Dense { tensor, order: None };
+        let gguf = matches!(self.options.form, Form::Gguf(_));
         let to = match self.options.embedding {
             Some(encoding) => encoding,
+            None if !gguf => match is_float(tensor.encoding) {
+                true => tensor.encoding,
+                false => Encoding::F32,
+            },
             None if matches!(tensor.encoding, Encoding::BF16 | Encoding::F32) => {
                 if matches!(content.make(Encoding::F16), Ok((_, Outcome::Exact))) {
                     Encoding::F16
@@ -267,10 +304,32 @@ impl<'a> Planner<'a, '_> {
         let role = Role::Block(layer, BlockRole::Weight(projection));
         let (tensor, held) = self.inventory.projection(layer, projection)?;
         let (rows, cols) = self.config.projection_shape(projection);
-        let order = HeadRows::of(self.inventory.checkpoint, self.config, projection);
+        let checkpoint = self.inventory.checkpoint;
+        let order = match self.options.form {
+            Form::Gguf(_) => HeadRows::of(checkpoint, self.config, projection),
+            _ => HeadRows::back(checkpoint, self.config, projection),
+        };
+        let refuse = |this: &Self, reason| this.inventory.refuse(tensor, reason);
         let content = tensor::projection(tensor, held, rows, cols, self.config, self.options.load, order)
-            .map_err(|reason| self.inventory.refuse(tensor, reason))?;
-        self.add(role, Some(tensor), vec![rows, cols], self.options.encoding, content);
+            .map_err(|reason| refuse(self, reason))?;
+        match self.options.form {
+            Form::Gguf(encoding) => self.add(role, Some(tensor), vec![rows, cols], encoding, content),
+            Form::HfFloat => {
+                let content = content.as_stored().map_err(|reason| refuse(self, reason.into()))?;
+                let to = if is_float(tensor.encoding) { tensor.encoding } else { Encoding::F32 };
+                self.add(role, Some(tensor), vec![rows, cols], to, content);
+            }
+            Form::HfPacked => {
+                if !rows.is_multiple_of(4) {
+                    let reason = format!("has {rows} rows; packed weights take four in a byte: choose a GGUF form");
+                    return Err(refuse(self, reason));
+                }
+                let (codes, scale) = content.with_scale().map_err(|reason| refuse(self, reason.into()))?;
+                self.add(role, Some(tensor), vec![rows / 4, cols], Encoding::HfPacked, codes);
+                let role = Role::Block(layer, BlockRole::Scale(projection));
+                self.add(role, Some(tensor), vec![1], Encoding::F32, scale);
+            }
+        }
         Ok(())
     }
 }

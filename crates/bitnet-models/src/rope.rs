@@ -59,6 +59,8 @@ pub(crate) fn table(config: &Config, theta: f32, scaling: RopeScaling, factors: 
 pub(crate) struct HeadRows {
     head_dim: usize,
     rope_dim: usize,
+    /// From neighbours to halves instead.
+    back: bool,
 }
 
 impl HeadRows {
@@ -67,14 +69,33 @@ impl HeadRows {
     pub(crate) fn of(checkpoint: &Checkpoint, config: &Config, projection: Projection) -> Option<HeadRows> {
         let rotated = matches!(projection, Projection::Query | Projection::Key);
         let neox = matches!(checkpoint.source, Source::HuggingFace(_));
-        (rotated && neox && config.rope_style == RopeStyle::Interleaved)
-            .then_some(HeadRows { head_dim: config.head_dim, rope_dim: config.rope_dim })
+        (rotated && neox && config.rope_style == RopeStyle::Interleaved).then_some(HeadRows {
+            head_dim: config.head_dim,
+            rope_dim: config.rope_dim,
+            back: false,
+        })
+    }
+
+    /// The order in which a Hugging Face checkpoint has the rows of a projection, from that of this one.
+    pub(crate) fn back(checkpoint: &Checkpoint, config: &Config, projection: Projection) -> Option<HeadRows> {
+        let rotated = matches!(projection, Projection::Query | Projection::Key);
+        let neox = matches!(checkpoint.source, Source::HuggingFace(_));
+        (rotated && !neox && config.rope_style == RopeStyle::Interleaved).then_some(HeadRows {
+            head_dim: config.head_dim,
+            rope_dim: config.rope_dim,
+            back: true,
+        })
     }
 
     /// The row of the input that becomes row `row`.
     fn source(self, row: usize) -> usize {
         let r = row % self.head_dim;
-        if r < self.rope_dim { row - r + r % 2 * (self.rope_dim / 2) + r / 2 } else { row }
+        let half = self.rope_dim / 2;
+        match r < self.rope_dim {
+            true if self.back => row - r + r % half * 2 + r / half,
+            true => row - r + r % 2 * half + r / 2,
+            false => row,
+        }
     }
 
     /// Rows of `len` values each, in the new order.

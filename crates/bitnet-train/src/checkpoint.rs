@@ -80,10 +80,45 @@ pub(crate) fn write_tensors(
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     use std::io::Write;
     let dir = path.parent().unwrap_or(Path::new(""));
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(TrainError::file(dir))?;
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        // for everyone whom the umask allows, not private as temporary files are
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let mut file = builder.tempfile_in(dir).map_err(TrainError::file(dir))?;
     file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(TrainError::file(path))?;
     file.persist(path).map_err(|e| TrainError::File { path: path.to_owned(), source: e.error })?;
     Ok(())
+}
+
+/// The recipe of the checkpoint in `dir`.
+pub(crate) fn recipe(dir: &Path) -> Result<Recipe, TrainError> {
+    let path = path(dir);
+    let bytes = std::fs::read(&path).map_err(TrainError::file(&path))?;
+    Saved::parse(&path, &bytes).map(|saved| saved.recipe)
+}
+
+/// A checkpoint as it lies in a file.
+struct Saved<'a> {
+    tensors: SafeTensors<'a>,
+    recipe: Recipe,
+    progress: Progress,
+}
+
+impl<'a> Saved<'a> {
+    fn parse(path: &Path, bytes: &'a [u8]) -> Result<Saved<'a>, TrainError> {
+        let error = |reason: String| TrainError::Checkpoint { path: path.to_owned(), reason };
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| error(format!("damaged: {e}")))?;
+        let tensors = SafeTensors::deserialize(bytes).map_err(|e| error(format!("damaged: {e}")))?;
+        let info = header.metadata().clone().unwrap_or_default();
+        let entry =
+            |key: &str| info.get(key).ok_or_else(|| error(format!("is no checkpoint of bitnet: it has no {key}")));
+        let recipe = serde_json::from_str(entry("recipe")?).map_err(|e| error(format!("recipe: {e}")))?;
+        let progress = serde_json::from_str(entry("progress")?).map_err(|e| error(format!("progress: {e}")))?;
+        Ok(Saved { tensors, recipe, progress })
+    }
 }
 
 /// Puts a network and its optimiser back to where the checkpoint in `dir` left them.
@@ -96,11 +131,7 @@ pub(crate) fn load(
     let path = path(dir);
     let bytes = std::fs::read(&path).map_err(TrainError::file(&path))?;
     let error = |reason: String| TrainError::Checkpoint { path: path.clone(), reason };
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| error(format!("damaged: {e}")))?;
-    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| error(format!("damaged: {e}")))?;
-    let info = header.metadata().clone().unwrap_or_default();
-    let entry = |key: &str| info.get(key).ok_or_else(|| error(format!("is no checkpoint of bitnet: it has no {key}")));
-    let saved: Recipe = serde_json::from_str(entry("recipe")?).map_err(|e| error(format!("recipe: {e}")))?;
+    let Saved { tensors, recipe: saved, progress } = Saved::parse(&path, &bytes)?;
     if saved.model != recipe.model {
         return Err(error(format!(
             "belongs to another network:\n{:?}\nthe recipe says\n{:?}\nTrain into another directory",
@@ -118,7 +149,6 @@ pub(crate) fn load(
                 .into(),
         ));
     }
-    let progress: Progress = serde_json::from_str(entry("progress")?).map_err(|e| error(format!("progress: {e}")))?;
     let values = |name: String, dims: &[usize]| -> Result<Vec<f32>, TrainError> {
         let view = tensors.tensor(&name).map_err(|_| error(format!("damaged: it has no {name}")))?;
         if view.dtype() != Dtype::F32 || view.shape() != dims {

@@ -1,9 +1,10 @@
 //! A trained network as a Hugging Face directory: master weights that every loader ternarises by absmean, as training
 //! did in every step.
 
-use crate::checkpoint::{write_tensors, write_whole};
+use crate::checkpoint::{self, write_tensors, write_whole};
 use crate::network::Network;
 use crate::ops::NORM_EPS;
+use crate::optimizer::Optimizer;
 use crate::tokenizer::Vocabulary;
 use crate::{Family, TrainError};
 use serde_json::json;
@@ -23,6 +24,23 @@ pub(crate) fn write(network: &Network, vocabulary: &Vocabulary, dir: &Path) -> R
     write_whole(&dir.join("tokenizer_config.json"), &text(&tokenizer))?;
     write_tensors(&dir.join("model.safetensors"), &data, metadata)?;
     write_whole(&dir.join("config.json"), &text(&config(network, end)))
+}
+
+/// Writes the weights of a run's last checkpoint as a Hugging Face directory: their running mean, where the run has one.
+///
+/// # Errors
+/// A directory without a checkpoint, a damaged one, files that cannot be written.
+pub fn export_last(run: &Path, dir: &Path) -> Result<(), TrainError> {
+    let recipe = checkpoint::recipe(run)?;
+    let template = recipe.tokenizer.chat_template.as_deref();
+    let vocabulary = Vocabulary::read(&run.join("tokenizer.json"), recipe.start.as_deref(), template)?;
+    let mut network = Network::new(&recipe.model, vocabulary.len(), recipe.run.seed);
+    let mut optimizer = Optimizer::new(&recipe.optimizer, &network.params);
+    checkpoint::load(run, &recipe, &mut network, &mut optimizer)?;
+    for (param, average) in network.params.iter_mut().zip(optimizer.average) {
+        param.values = average;
+    }
+    write(&network, &vocabulary, dir)
 }
 
 fn config(network: &Network, end: u32) -> serde_json::Value {

@@ -36,6 +36,7 @@ mod trainer;
 mod vectorized;
 
 pub use error::TrainError;
+pub use export::export_last;
 pub use measure::Validation;
 pub use network::Network;
 pub use quantize::{QuantizeOptions, Quantizer};

@@ -1,4 +1,4 @@
-//! `bitnet convert`: any model that runs → one GGUF file in a chosen encoding.
+//! `bitnet convert`: any model that runs → one GGUF file in a chosen encoding, or a Hugging Face directory.
 
 use crate::console::Console;
 use crate::failure::Interrupted;
@@ -9,76 +9,78 @@ use anyhow::bail;
 use bitnet::formats::{Checkpoint, Encoding, FormatError};
 use bitnet::kernels::{Cpu, CpuOptions};
 use bitnet::models::ModelError;
-use bitnet::models::export::{Export, ExportOptions, Outcome, compare_logits};
+use bitnet::models::export::{Export, ExportOptions, Form, Outcome, PlannedTensor, compare_logits};
 use bitnet::{LoadOptions, Tokenizer};
 use clap::Args;
 use serde_json::json;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Convert a model to GGUF; the output gets its name only after it computed what the input computes
+/// Convert a model; the output gets its name only after it computed what the input computes
 ///
-/// Ternary weights are never rounded: where an encoding cannot hold them, nothing is written and the reason is given.
+/// Ternary weights are never rounded: where a form cannot hold them, nothing is written and the reason is given.
 #[derive(Args, Debug)]
 pub(crate) struct ConvertArgs {
     /// GGUF file, Hugging Face directory or llama2.c .bin
     #[arg(long, short, value_name = "PATH")]
     input: PathBuf,
-    /// GGUF file to write
-    #[arg(long, short, value_name = "FILE")]
-    output: PathBuf,
-    /// Encoding of the projections: i2_s, tq1_0, tq2_0, q2_0 … for ternary models; f32, f16, bf16, q8_0 … for others
-    #[arg(long = "type", value_name = "TYPE")]
-    encoding: Encoding,
-    /// Encoding of the embedding and the head [default: f16 where that is exact, else as in the input]
-    #[arg(long, value_name = "TYPE")]
-    embedding: Option<Encoding>,
-    /// Tokenizer to store instead of the input's
-    #[arg(long, value_name = "PATH")]
-    tokenizer: Option<PathBuf>,
     #[command(flatten)]
     load: LoadArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// What is written, and where.
+#[derive(Args, Debug)]
+pub(super) struct OutputArgs {
+    /// GGUF file or Hugging Face directory to write
+    #[arg(long, short, value_name = "PATH")]
+    output: PathBuf,
+    /// GGUF with projections as i2_s, tq1_0, tq2_0, q2_0 … (ternary models), f32, f16, bf16, q8_0 … (others); hf: a Hugging Face directory
+    /// with the input's float weights; hf-packed: with packed codes
+    #[arg(long = "type", value_name = "TYPE")]
+    form: Form,
+    /// Encoding of the embedding and the head [default: in GGUF f16 where that is exact, else as in the input]
+    #[arg(long, value_name = "TYPE")]
+    embedding: Option<Encoding>,
+    /// Tokenizer to store in a GGUF file instead of the input's
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
     /// Print what would be written, tensor by tensor, and write nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print the plan as a JSON object
+    /// Print what was written, tensor by tensor, as a JSON object
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(args: &ConvertArgs, console: &Console) -> anyhow::Result<()> {
-    refuse_same_file(&args.input, &args.output)?;
-    let path = ModelPath { model: Some(args.input.clone()), tokenizer: args.tokenizer.clone() };
-    let checkpoint = path.checkpoint(&args.load, console)?;
+    write(&args.input, &args.load, &args.output, console)
+}
+
+/// Converts the model at `input`.
+pub(super) fn write(input: &Path, load: &LoadArgs, args: &OutputArgs, console: &Console) -> anyhow::Result<()> {
+    refuse_same_file(input, &args.output)?;
+    let path = ModelPath { model: Some(input.to_owned()), tokenizer: None };
+    let checkpoint = path.checkpoint(load, console)?;
     let tokenizer = args.tokenizer.as_deref().map(Tokenizer::open).transpose()?;
-    let load = args.load.options();
-    let options = ExportOptions {
-        encoding: args.encoding,
-        embedding: args.embedding,
-        tokenizer: tokenizer.as_ref(),
-        load: &load,
-    };
+    let load = load.options();
+    let options =
+        ExportOptions { form: args.form, embedding: args.embedding, tokenizer: tokenizer.as_ref(), load: &load };
     let export = Export::plan(&checkpoint, &options)?;
     for note in export.notes() {
         console.note(note);
     }
-    if args.dry_run || args.json {
-        let mut out = io::stdout().lock();
-        if args.json {
-            writeln!(out, "{}", plan_json(&export))?
-        } else {
-            plan_text(&export, &mut out)?
-        }
-        out.flush()?;
-    }
     if args.dry_run {
-        let impossible = export.tensors().iter().filter(|t| matches!(t.outcome, Outcome::Impossible { .. })).count();
+        let outcomes: Vec<_> = export.tensors().iter().map(PlannedTensor::convert).collect();
+        let impossible = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+        print(&export, &outcomes, args.json)?;
         if impossible > 0 {
             bail!("{} cannot be written so; choose another --type", numbers::count(impossible, "tensor"));
         }
         return Ok(());
     }
-    let bar = console.byte_bar("writing", export.tensors().iter().map(|t| t.bytes).sum());
+    let bar = console.byte_bar("writing", export.tensors().iter().map(PlannedTensor::bytes).sum());
     let mut verdict = None;
     let watch = Watch::start()?;
     let written = export.write(
@@ -88,17 +90,21 @@ pub(crate) fn run(args: &ConvertArgs, console: &Console) -> anyhow::Result<()> {
             bar.set_position(done);
             !watch.asked()
         },
-        &mut |written| {
+        &mut |written, exact| {
             bar.finish_and_clear();
-            verdict = Some(check(&checkpoint, &load, written, export.is_exact())?);
+            verdict = Some(check(&checkpoint, &load, written, exact)?);
             if watch.asked() { Err(FormatError::Cancelled) } else { Ok(()) }
         },
     );
     if watch.asked() && written.is_err() {
         return Err(Interrupted.into());
     }
-    written?;
-    let size = std::fs::metadata(&args.output).map(|m| numbers::bytes(m.len())).unwrap_or_default();
+    let outcomes: Vec<_> = written?.into_iter().map(Ok).collect();
+    if args.json {
+        print(&export, &outcomes, true)?;
+    }
+    let file = if args.output.is_dir() { args.output.join("model.safetensors") } else { args.output.clone() };
+    let size = std::fs::metadata(file).map(|m| numbers::bytes(m.len())).unwrap_or_default();
     console.say(format!("{}: {size}, {}", args.output.display(), verdict.unwrap_or_default()));
     Ok(())
 }
@@ -133,38 +139,46 @@ fn refuse_same_file(input: &Path, output: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn plan_text(export: &Export<'_>, out: &mut impl Write) -> io::Result<()> {
+type Outcomes = [Result<Outcome, FormatError>];
+
+/// The tensors and what becomes of them.
+fn print(export: &Export<'_>, outcomes: &Outcomes, as_json: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let tensors = || export.tensors().iter().zip(outcomes);
+    if as_json {
+        let exact = outcomes.iter().all(|o| matches!(o, Ok(Outcome::Exact | Outcome::Ternarised)));
+        let tensors = tensors().map(|(t, outcome)| {
+            json!({
+                "name": t.name,
+                "source": t.source,
+                "shape": t.shape,
+                "from": t.from.name(),
+                "to": t.to.name(),
+                "bytes": t.bytes(),
+                "outcome": describe(outcome),
+                "possible": outcome.is_ok(),
+            })
+        });
+        let tensors: Vec<_> = tensors.collect();
+        writeln!(out, "{}", json!({ "exact": exact, "tensors": tensors, "notes": export.notes() }))?;
+        return out.flush();
+    }
     let width = export.tensors().iter().map(|t| t.name.len()).max().unwrap_or(0);
-    for t in export.tensors() {
+    for (t, outcome) in tensors() {
         let shape: Vec<String> = t.shape.iter().map(usize::to_string).collect();
         let (shape, from, to) = (shape.join(" × "), t.from.name(), t.to.name());
-        writeln!(out, "{:<width$}  {shape:>14}  {from:<9} → {to:<6}  {}", t.name, outcome(&t.outcome))?;
+        writeln!(out, "{:<width$}  {shape:>14}  {from:<9} → {to:<9}  {}", t.name, describe(outcome))?;
     }
-    let total = export.tensors().iter().map(|t| t.bytes).sum();
-    writeln!(out, "{}, {}", numbers::count(export.tensors().len(), "tensor"), numbers::bytes(total))
+    let total = export.tensors().iter().map(PlannedTensor::bytes).sum();
+    writeln!(out, "{}, {}", numbers::count(export.tensors().len(), "tensor"), numbers::bytes(total))?;
+    out.flush()
 }
 
-fn plan_json(export: &Export<'_>) -> serde_json::Value {
-    let tensors = export.tensors().iter().map(|t| {
-        json!({
-            "name": t.name,
-            "source": t.source,
-            "shape": t.shape,
-            "from": t.from.name(),
-            "to": t.to.name(),
-            "bytes": t.bytes,
-            "outcome": outcome(&t.outcome),
-            "possible": !matches!(t.outcome, Outcome::Impossible { .. }),
-        })
-    });
-    json!({ "exact": export.is_exact(), "tensors": tensors.collect::<Vec<_>>(), "notes": export.notes() })
-}
-
-fn outcome(outcome: &Outcome) -> String {
+fn describe(outcome: &Result<Outcome, FormatError>) -> String {
     match outcome {
-        Outcome::Exact => "exact".into(),
-        Outcome::Ternarised => "ternarised as at load".into(),
-        Outcome::Rounded { largest_error } => format!("rounded by at most {largest_error}"),
-        Outcome::Impossible { reason } => format!("IMPOSSIBLE: {reason}"),
+        Ok(Outcome::Exact) => "exact".into(),
+        Ok(Outcome::Ternarised) => "ternarised as at load".into(),
+        Ok(Outcome::Rounded { largest_error }) => format!("rounded by at most {largest_error}"),
+        Err(reason) => format!("IMPOSSIBLE: {reason}"),
     }
 }

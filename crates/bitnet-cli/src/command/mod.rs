@@ -12,6 +12,8 @@ mod embed;
 mod eval;
 mod explain_prompt;
 #[cfg(feature = "train")]
+mod export;
+#[cfg(feature = "train")]
 mod finetune;
 mod inspect;
 mod logits;
@@ -82,6 +84,8 @@ pub(crate) enum Command {
     Distill(distill::DistillArgs),
     #[cfg(feature = "train")]
     Quantize(quantize::QuantizeArgs),
+    #[cfg(feature = "train")]
+    Export(export::ExportArgs),
     Perplexity(perplexity::PerplexityArgs),
     Eval(eval::EvalArgs),
     Logits(logits::LogitsArgs),
@@ -122,6 +126,8 @@ impl Command {
             Command::Distill(args) => distill::run(&args, console),
             #[cfg(feature = "train")]
             Command::Quantize(args) => quantize::run(&args, console),
+            #[cfg(feature = "train")]
+            Command::Export(args) => export::run(&args, console),
             Command::Perplexity(args) => perplexity::run(&args, console),
             Command::Eval(args) => eval::run(&args, console),
             Command::Logits(args) => logits::run(&args, console),

@@ -50,8 +50,27 @@ fn a_recipe_becomes_a_model() {
     assert!(trained.notes().contains("bits per byte") && trained.notes().contains("One"), "{}", trained.notes());
     let model = out.join("model");
     assert!(!output(["run", "One", "--model", text(&model), "-n", "4", "--greedy"]).succeeds().is_empty());
-    let file = directory.path().join("model.gguf");
-    output(["convert", "--input", text(&model), "--output", text(&file), "--type", "i2_s"]).succeeds();
+    // a run is exported by its directory: the best model, or the last weights
+    let (packed, file, last) =
+        (directory.path().join("packed"), directory.path().join("model.gguf"), directory.path().join("last"));
+    let export =
+        |form: &str, to: &Path| output(["export", "--model", text(&out), "--output", text(to), "--type", form]);
+    let ids = |model: &Path| output(["run", "One", "--model", text(model), "-n", "4", "--greedy"]).succeeds();
+    for (form, to) in [("hf-packed", &packed), ("i2_s", &file)] {
+        let exported = export(form, to);
+        exported.succeeds();
+        assert!(exported.notes().contains("same bits"), "{}", exported.notes());
+        assert_eq!(ids(to), ids(&model), "{form}");
+    }
+    assert!(packed.join("tokenizer.json").exists());
+    let last_weights = ["export", "--last", "--model", text(&out), "--output", text(&last), "--type", "hf"];
+    output(last_weights).succeeds();
+    assert!(export("hf", &last).fails(1).contains("there already"));
+    assert!(
+        output(["export", "--last", "--model", text(&model), "--output", "x", "--type", "hf"])
+            .fails(1)
+            .contains("checkpoint")
+    );
     // a finished run is not written over, and has nothing to resume
     let again = output(["train", "--config", text(&recipe), "--output", text(&out)]).fails(1);
     assert!(again.contains("resume"), "{again}");

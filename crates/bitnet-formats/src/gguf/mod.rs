@@ -7,11 +7,12 @@ mod type_id;
 mod vocabulary;
 mod writer;
 
+pub use crate::TensorSource;
 pub use metadata::{Array, Metadata, StringArray, Value};
 pub(crate) use reader::MAGIC;
 pub use split::parts;
 pub(crate) use split::{read_all, read_memory};
-pub use writer::{TensorSource, write};
+pub use writer::write;
 
 use crate::Tensor;
 

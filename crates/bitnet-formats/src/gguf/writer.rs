@@ -1,25 +1,10 @@
 //! Writing GGUF v3: a file appears under its name only when it is whole, synced and checked.
 
 use super::{Array, MAGIC, MAX_KEY, MAX_TENSOR_NAME, Metadata, Value, reader::alignment, type_id};
-use crate::{Encoding, FormatError};
-use bytes::Bytes;
+use crate::{FormatError, TensorSource};
 use std::collections::HashSet;
 use std::io::{BufWriter, Write};
 use std::path::Path;
-
-/// One tensor for [`write()`]: its bytes are produced when their turn comes, so that a model larger than memory can be
-/// converted.
-pub struct TensorSource<'a> {
-    /// Name.
-    pub name: String,
-    /// Outermost dimension first.
-    pub shape: Vec<usize>,
-    /// Encoding of the bytes.
-    pub encoding: Encoding,
-    /// Makes exactly `encoding.byte_len(..)` bytes.
-    #[allow(clippy::type_complexity)]
-    pub bytes: Box<dyn FnOnce() -> Result<Bytes, FormatError> + 'a>,
-}
 
 /// Writes a GGUF v3 file: to a temporary file beside `path`, synced, then `check` on the temporary path, then renamed.
 /// On any error `path` is left as it was. `progress` hears the bytes written so far and in all.

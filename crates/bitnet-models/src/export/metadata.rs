@@ -1,6 +1,5 @@
 //! Key–value pairs of an exported file (formats.md §5).
 
-use super::ExportOptions;
 use crate::config::{Activations, Config, Pooling, RopeScaling};
 use crate::rope;
 use crate::{ModelError, Tokenizer};
@@ -12,18 +11,19 @@ use bitnet_kernels::Activation;
 pub(super) fn of(
     checkpoint: &Checkpoint,
     config: &Config,
-    options: &ExportOptions<'_>,
+    encoding: Encoding,
+    own: Option<&Tokenizer>,
     notes: &mut Vec<String>,
 ) -> Result<Metadata, ModelError> {
     let mut metadata = Metadata::new();
-    let architecture = architecture(checkpoint, config, options.encoding)?;
+    let architecture = architecture(checkpoint, config, encoding)?;
     if let Source::Gguf(source) = &checkpoint.source {
         let renamed = architecture != config.architecture;
         let dropped = |key: &str| {
             key.starts_with("split.")
                 || (renamed && key.starts_with(&format!("{}.", config.architecture)))
                 || matches!(key, "general.alignment" | "general.file_type" | "general.quantization_version")
-                || (options.tokenizer.is_some() && key.starts_with("tokenizer."))
+                || (own.is_some() && key.starts_with("tokenizer."))
         };
         for (key, value) in source.entries().iter().filter(|(key, _)| !dropped(key)) {
             metadata.set(key, value.clone());
@@ -31,11 +31,11 @@ pub(super) fn of(
     }
     let name = config.name.clone().or_else(|| name_of_path(checkpoint));
     network(&mut metadata, &architecture, name, config)?;
-    if let Some(file_type) = file_type(options.encoding) {
+    if let Some(file_type) = file_type(encoding) {
         metadata.set("general.file_type", Value::U32(file_type));
     }
     metadata.set("general.quantization_version", Value::U32(2));
-    tokenizer(&mut metadata, checkpoint, config, options, notes)?;
+    tokenizer(&mut metadata, checkpoint, config, own, notes)?;
     Ok(metadata)
 }
 
@@ -169,11 +169,11 @@ fn tokenizer(
     metadata: &mut Metadata,
     checkpoint: &Checkpoint,
     config: &Config,
-    options: &ExportOptions<'_>,
+    own: Option<&Tokenizer>,
     notes: &mut Vec<String>,
 ) -> Result<(), ModelError> {
     let beside;
-    let tokenizer = match (options.tokenizer, &checkpoint.source) {
+    let tokenizer = match (own, &checkpoint.source) {
         (Some(tokenizer), _) => tokenizer,
         (None, Source::Gguf(_)) => return Ok(()),
         (None, source) => match Tokenizer::from_checkpoint(checkpoint) {

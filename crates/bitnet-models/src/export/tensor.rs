@@ -7,6 +7,8 @@ use crate::inventory::{Held, is_float};
 use crate::rope::HeadRows;
 use bitnet_formats::{Encoding, FormatError, Scales, Tensor, Ternary};
 use bytes::Bytes;
+use std::cell::Cell;
+use std::rc::Rc;
 
 /// Values converted at a time.
 const CHUNK: usize = 1 << 20;
@@ -19,8 +21,13 @@ pub(super) enum Content<'a> {
     /// A dense matrix.
     Dense { tensor: &'a Tensor, order: Option<HeadRows> },
     /// A matrix of codes and scales.
-    Ternary { tensor: &'a Tensor, reading: Reading, rows: usize, cols: usize, order: Option<HeadRows> },
+    Ternary { tensor: &'a Tensor, reading: Reading, rows: usize, cols: usize, order: Option<HeadRows>, scale: Scale },
+    /// The scale of the codes before it.
+    Scale(Scale),
 }
+
+/// The scale of codes that were made, for the tensor that comes after them.
+type Scale = Rc<Cell<Option<f32>>>;
 
 /// How codes and scales are read from a tensor.
 #[derive(Clone, Copy, Debug)]
@@ -60,16 +67,45 @@ pub(super) fn projection<'a>(
         Held::AsStored { factor: None } if is_float(tensor.encoding) => Reading::Floats { detect: true, master: int8 },
         Held::AsStored { factor: None } => return Ok(Content::Dense { tensor, order }),
     };
-    Ok(Content::Ternary { tensor, reading, rows, cols, order })
+    Ok(Content::Ternary { tensor, reading, rows, cols, order, scale: Scale::default() })
 }
 
-impl Content<'_> {
+impl<'a> Content<'a> {
+    /// Codes, and the scale beside them.
+    pub(super) fn with_scale(self) -> Result<(Content<'a>, Content<'a>), &'static str> {
+        match &self {
+            Content::Ternary { scale, .. } => {
+                let scale = Content::Scale(scale.clone());
+                Ok((self, scale))
+            }
+            _ => Err("is not ternary; choose hf"),
+        }
+    }
+
+    /// The floats of the input as they are.
+    pub(super) fn as_stored(self) -> Result<Content<'a>, &'static str> {
+        match self {
+            Content::Ternary { tensor, reading: Reading::Floats { .. }, order, .. } => {
+                Ok(Content::Dense { tensor, order })
+            }
+            Content::Ternary { .. } => Err("holds codes: the master weights are lost; choose hf-packed"),
+            content => Ok(content),
+        }
+    }
+
     /// Bytes in the encoding `to`, and what that did to the values.
     pub(super) fn make(&self, to: Encoding) -> Result<(Bytes, Outcome), FormatError> {
         match *self {
+            Content::Scale(ref scale) => match scale.get() {
+                Some(scale) => Ok((Bytes::copy_from_slice(&scale.to_le_bytes()), Outcome::Exact)),
+                None => Err(FormatError::Encoding {
+                    encoding: to.to_string(),
+                    reason: "the scale is known once the codes are made".into(),
+                }),
+            },
             Content::Values(ref values) => Ok((to.encode(values, 1, values.len())?.into(), Outcome::Exact)),
             Content::Dense { tensor, order } => dense(tensor, order, to),
-            Content::Ternary { tensor, reading, rows, cols, order } => {
+            Content::Ternary { tensor, reading, rows, cols, order, ref scale } => {
                 let dense_is_enough = matches!(reading, Reading::Floats { master: false, .. }) && !to.is_ternary();
                 let codes = if dense_is_enough { None } else { read(tensor, reading, rows, cols)? };
                 let (mut weights, outcome) = match codes {
@@ -92,6 +128,7 @@ impl Content<'_> {
                         *values = order.apply(values, cols.div_ceil(*len));
                     }
                 }
+                scale.set(weights.tensor_scale());
                 if to.is_ternary() {
                     return Ok((to.encode_ternary(&weights)?.into(), outcome));
                 }
