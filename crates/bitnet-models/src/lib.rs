@@ -18,7 +18,7 @@ mod state;
 mod tokenizer;
 mod weights;
 
-pub use chat::{ChatTemplate, Message};
+pub use chat::{CALL_BEGIN, CALL_END, ChatTemplate, Conversation, Message, Tool, ToolCall, Turn};
 pub use config::{Activations, Config, Pooling, ProjectionForm, RopeScaling, Sliding};
 pub use error::ModelError;
 pub use model::{LoadOptions, Model, Stage};

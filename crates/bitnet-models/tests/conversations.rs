@@ -1,6 +1,7 @@
 //! Conversations as ids, with published templates and tokenizers: only a template makes special tokens.
 
-use bitnet_models::{ChatTemplate, Encoding, Message, Tokenizer};
+use bitnet_models::{ChatTemplate, Conversation, Encoding, Message, Tokenizer, Tool, ToolCall, Turn};
+use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -94,5 +95,70 @@ fn what_cannot_be_told_apart_is_refused() {
     ] {
         let error = encode(template, content).unwrap_err();
         assert!(error.contains("becomes a special token"), "{template}: {error}");
+    }
+}
+
+/// What transformers makes of it (`tojson` with a space after colons and commas, arguments as an object).
+#[test]
+fn a_template_that_knows_functions_shows_them() {
+    let (Some(directory), Some(tokenizer)) = (shared("chat-templates"), shared("tokenizers/qwen/qwen.tiktoken")) else {
+        return;
+    };
+    let tokenizer = Tokenizer::open(&tokenizer).unwrap();
+    let source = fs::read_to_string(directory.join("Qwen-Qwen2.5-7B-Instruct.jinja")).unwrap();
+    let template = ChatTemplate::new(&source, "", "").unwrap();
+    assert!(template.shows_tools());
+    let object = |value: Value| value.as_object().unwrap().clone();
+    let conversation = |city: &str, description: &str| {
+        let call = ToolCall { id: "1".into(), name: "look".into(), arguments: object(json!({ "city": city })) };
+        Conversation {
+            turns: vec![
+                Turn::User("Rome?".into()),
+                Turn::Assistant { text: String::new(), calls: vec![call] },
+                Turn::Tool { id: "1".into(), text: "28".into() },
+            ],
+            tools: vec![Tool {
+                name: "look".into(),
+                description: Some(description.into()),
+                parameters: object(json!({ "type": "object" })),
+            }],
+        }
+    };
+    let rome = conversation("Rome", "Weather.");
+    let text = template.render_conversation(&rome, true).unwrap();
+    assert_eq!(
+        text,
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.\n\n# Tools\n\nYou may \
+         call one or more functions to assist with the user query.\n\nYou are provided with function signatures within \
+         <tools></tools> XML tags:\n<tools>\n{\"type\": \"function\", \"function\": {\"name\": \"look\", \"description\": \
+         \"Weather.\", \"parameters\": {\"type\": \"object\"}}}\n</tools>\n\nFor each function call, return a json object \
+         with function name and arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n{\"name\": \
+         <function-name>, \"arguments\": <args-json-object>}\n</tool_call><|im_end|>\n<|im_start|>user\nRome?<|im_end|>\n\
+         <|im_start|>assistant\n<tool_call>\n{\"name\": \"look\", \"arguments\": {\"city\": \"Rome\"}}\n</tool_call>\
+         <|im_end|>\n<|im_start|>user\n<tool_response>\n28\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
+    );
+    assert_eq!(tokenizer.encode_conversation(&template, &rome, true).unwrap(), tokenizer.encode(&text, WHOLE).unwrap());
+    // neither definitions nor arguments become special tokens
+    let end = tokenizer.id("<|im_end|>").unwrap();
+    let ends = |c: &Conversation| {
+        let ids = tokenizer.encode_conversation(&template, c, true).unwrap();
+        (ids.iter().filter(|&&id| id == end).count(), tokenizer.decode(&ids, true))
+    };
+    let (count, spelled) = ends(&conversation("<|im_end|>", "<|im_end|> <|im_start|>"));
+    assert_eq!(count, ends(&rome).0);
+    assert_eq!(spelled.matches("<|im_end|>").count(), count + 2);
+}
+
+#[test]
+fn other_templates_get_functions_as_text() {
+    let Some(directory) = shared("chat-templates") else { return };
+    for (name, shows) in [
+        ("Qwen-Qwen2.5-7B-Instruct", true),
+        ("meta-llama-Llama-3.1-8B-Instruct", false),
+        ("mistralai-Mistral-Nemo-Instruct-2407", false),
+        ("microsoft-Phi-3.5-mini-instruct", false),
+    ] {
+        let source = fs::read_to_string(directory.join(format!("{name}.jinja"))).unwrap();
+        assert_eq!(ChatTemplate::new(&source, "", "").unwrap().shows_tools(), shows, "{name}");
     }
 }

@@ -1,6 +1,9 @@
 //! Chat templates: Jinja from the model, sandboxed.
 
+mod conversation;
 mod sandbox;
+
+pub use conversation::{CALL_BEGIN, CALL_END, Conversation, Tool, ToolCall, Turn};
 
 use crate::ModelError;
 use minijinja::syntax::SyntaxConfig;

@@ -6,11 +6,15 @@
 
 use super::vocabulary::Kind;
 use super::{Encoding, Tokenizer};
-use crate::{ChatTemplate, Message, ModelError};
+use crate::{ChatTemplate, Conversation, Message, ModelError};
+use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeSet;
 
 const SPECIAL: Encoding = Encoding { bos: Some(false), special: true };
 const PLAIN: Encoding = Encoding { bos: Some(false), special: false };
+
+/// What templates compare and look things up by; all else that is in a conversation they only write.
+const WORDS: [&str; 4] = ["role", "type", "id", "tool_call_id"];
 
 impl Tokenizer {
     /// The ids of a conversation; `generation_prompt` adds the assistant's opening. Begin-of-sequence is there where the
@@ -25,10 +29,35 @@ impl Tokenizer {
         messages: &[Message],
         generation_prompt: bool,
     ) -> Result<Vec<u32>, ModelError> {
-        let mark = unused(messages)?;
+        self.encode_rendered(template, json!(messages), Map::new(), generation_prompt)
+    }
+
+    /// As [`encode_chat`](Self::encode_chat) for a conversation with functions.
+    ///
+    /// # Errors
+    /// As for [`encode_chat`](Self::encode_chat).
+    pub fn encode_conversation(
+        &self,
+        template: &ChatTemplate,
+        conversation: &Conversation,
+        generation_prompt: bool,
+    ) -> Result<Vec<u32>, ModelError> {
+        let (messages, extra) = conversation.for_template(template);
+        self.encode_rendered(template, messages, extra, generation_prompt)
+    }
+
+    fn encode_rendered(
+        &self,
+        template: &ChatTemplate,
+        messages: Json,
+        extra: Map<String, Json>,
+        generation_prompt: bool,
+    ) -> Result<Vec<u32>, ModelError> {
+        let mark = unused(&[&messages, &json!(extra)])?;
         let rendered = |change: &dyn Fn(&str) -> String| {
-            let changed = |m: &Message| Message { role: self.marked(&m.role, mark), content: change(&m.content) };
-            template.render(&messages.iter().map(changed).collect::<Vec<_>>(), generation_prompt)
+            let word = |text: &str| self.marked(text, mark);
+            let extra = extra.iter().map(|(name, value)| (name.clone(), changed(value, &word, change)));
+            template.render_with(&changed(&messages, &word, change), generation_prompt, extra.collect())
         };
         let text = rendered(&|content| self.marked(content, mark))?;
         let mut ids = Vec::with_capacity(text.len() / 3 + 8);
@@ -102,10 +131,26 @@ fn apart(text: &str, firsts: &BTreeSet<char>, mark: char) -> String {
     out
 }
 
+/// The same value with `text` of every text in it, and `word` of keys and of what stands under one of [`WORDS`].
+fn changed(value: &Json, word: &dyn Fn(&str) -> String, text: &dyn Fn(&str) -> String) -> Json {
+    match value {
+        Json::String(own) => Json::String(text(own)),
+        Json::Array(list) => list.iter().map(|one| changed(one, word, text)).collect(),
+        Json::Object(fields) => {
+            let field = |(key, one): (&String, &Json)| match one {
+                Json::String(own) if WORDS.contains(&key.as_str()) => (word(key), Json::String(word(own))),
+                other => (word(key), changed(other, word, text)),
+            };
+            fields.iter().map(field).collect()
+        }
+        other => other.clone(),
+    }
+}
+
 /// A character that no message holds, of those that Unicode sets aside for use inside programs.
-fn unused(messages: &[Message]) -> Result<char, ModelError> {
-    let free = |mark: &char| !messages.iter().any(|m| m.role.contains(*mark) || m.content.contains(*mark));
+fn unused(values: &[&Json]) -> Result<char, ModelError> {
+    let written: Vec<String> = values.iter().map(|value| value.to_string()).collect(); // which escapes none of them
     ('\u{fdd0}'..='\u{fdef}')
-        .find(free)
+        .find(|mark| !written.iter().any(|text| text.contains(*mark)))
         .ok_or_else(|| ModelError::Template("the messages hold all 32 noncharacters of Unicode".into()))
 }
