@@ -179,26 +179,27 @@ impl<'e> Answer<'e> {
     pub(crate) fn event(&mut self, id: u32, logits: &[f32]) -> TokenEvent {
         let mut top: Vec<TokenLogprob> = Vec::new();
         let logprob = self.logprobs.map(|n| logprobs(logits, id, n, &mut top));
-        TokenEvent { id, text: self.text(id), logprob, top, elapsed: self.begin.elapsed() }
+        let (text, stop) = self.text(id);
+        TokenEvent { id, text, logprob, top, stop, elapsed: self.begin.elapsed() }
     }
 
-    /// Text that became certain with `id`.
-    fn text(&mut self, id: u32) -> String {
+    /// Text that became certain with `id`, and the stop text that it completes.
+    fn text(&mut self, id: u32) -> (String, Option<usize>) {
         let mut text = String::new();
-        let Some(decoder) = &mut self.decoder else { return text };
-        let mut stopped = false;
+        let Some(decoder) = &mut self.decoder else { return (text, None) };
+        let mut stopped = None;
         if self.finish != Some(FinishReason::EndOfText) {
             stopped = self.stop.push(decoder.push(id), &mut text);
         }
-        if self.finish.is_some() && !stopped {
+        if self.finish.is_some() && stopped.is_none() {
             stopped = self.stop.push(decoder.finish(), &mut text);
-            if !stopped {
+            if stopped.is_none() {
                 self.stop.finish(&mut text);
             }
         }
-        if stopped {
+        if stopped.is_some() {
             self.finish = Some(FinishReason::StopText);
         }
-        text
+        (text, stopped)
     }
 }

@@ -5,7 +5,7 @@ use bitnet_models::Tokenizer;
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 /// The form that an answer must have.
@@ -29,16 +29,17 @@ impl Grammar {
         match self {
             Grammar::Regex(pattern) => Ok(TopLevelGrammar::from_regex(pattern)),
             Grammar::Lark(rules) => Ok(TopLevelGrammar::from_lark(rules.clone())),
-            Grammar::JsonSchema(Value::Object(schema)) => {
-                // small models get lost in white space
-                let spacing = json!({ "item_separator": ", ", "key_separator": ": ", "whitespace_flexible": false });
-                let mut schema = schema.clone();
-                schema.insert("x-guidance".into(), spacing);
-                Ok(TopLevelGrammar::from_json_schema(Value::Object(schema)))
-            }
+            Grammar::JsonSchema(Value::Object(schema)) => Ok(TopLevelGrammar::from_json_schema(spaced(schema.clone()))),
             Grammar::JsonSchema(_) => Err(refused("a JSON schema must be an object")),
         }
     }
+}
+
+/// The schema with one form of white space: small models get lost in it.
+pub(crate) fn spaced(mut schema: Map<String, Value>) -> Value {
+    let spacing = json!({ "item_separator": ", ", "key_separator": ": ", "whitespace_flexible": false });
+    schema.insert("x-guidance".into(), spacing);
+    Value::Object(schema)
 }
 
 /// The tokens of a model as byte strings, ready to be matched with grammars.
@@ -112,6 +113,66 @@ impl Constraint {
     }
 }
 
-fn refused(reason: impl std::fmt::Display) -> InferenceError {
+pub(crate) fn refused(reason: impl std::fmt::Display) -> InferenceError {
     InferenceError::Option { option: "grammar", reason: reason.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ToolChoice;
+    use bitnet_formats::Checkpoint;
+    use bitnet_models::{Encoding, Tool};
+
+    /// How much of a text a grammar lets through, and whether it may end there.
+    fn way(grammar: &Grammar, text: &str) -> (String, bool) {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/default.gguf");
+        let checkpoint = Checkpoint::open(std::path::Path::new(path)).expect("the embedded model");
+        let tokenizer = Tokenizer::from_checkpoint(&checkpoint).expect("a tokenizer");
+        let mut constraint = Grammars::new(&tokenizer).expect("grammars").compile(grammar).expect("a grammar");
+        let ids = tokenizer.encode(text, Encoding { bos: Some(false), special: false }).expect("ids");
+        let logits = vec![0.0; tokenizer.vocab_size()];
+        let mut taken = Vec::new();
+        for id in ids {
+            if constraint.restrict(&logits).expect("a mask")[id as usize] != 0.0 {
+                break;
+            }
+            taken.push(id);
+            if constraint.accept(id).expect("an allowed token") {
+                return (tokenizer.decode(&taken, false), true);
+            }
+        }
+        let end = tokenizer.stop_ids()[0] as usize;
+        let may_end = constraint.restrict(&logits).is_ok_and(|allowed| allowed[end] == 0.0);
+        (tokenizer.decode(&taken, false), may_end)
+    }
+
+    /// Free text until a call begins; from there on nothing but that call, and others where they are allowed.
+    #[test]
+    fn text_may_turn_into_a_call() {
+        let parameters = json!({ "type": "object", "properties": { "city": { "enum": ["Rome"] } }, "required": ["city"],
+            "additionalProperties": false });
+        let parameters = parameters.as_object().expect("an object").clone();
+        let tool = Tool { name: "look".into(), description: None, parameters };
+        let grammar = |parallel| {
+            Grammar::tool_calls(std::slice::from_ref(&tool), &ToolChoice::Auto, parallel, None).expect("a grammar")
+        };
+        let call = "<tool_call>\n{\"name\": \"look\", \"arguments\": {\"city\": \"Rome\"}}\n</tool_call>";
+        for text in ["Once upon a time", "a < b </tool_call> <tool", "{\"name\": \"x\"}\n\n"] {
+            assert_eq!(way(&grammar(true), text), (text.into(), true));
+        }
+        for text in ["", "Let me look.\n"] {
+            let once = format!("{text}{call}");
+            let twice = format!("{once}\n{call}");
+            assert_eq!(way(&grammar(false), &once), (once.clone(), true));
+            assert_eq!(way(&grammar(true), &once), (once.clone(), true));
+            assert_eq!(way(&grammar(true), &twice), (twice.clone(), true));
+            assert_eq!(way(&grammar(false), &twice), (once.clone(), true), "one call only");
+            // inside of a call there is no other way
+            let wrong = once.replace("Rome", "Oslo");
+            let (taken, may_end) = way(&grammar(true), &wrong);
+            assert!(taken.len() < wrong.len() && wrong.starts_with(&taken) && !may_end, "{taken}");
+            assert!(!way(&grammar(true), &once.replace("\"look", "\"leap")).0.contains("leap"));
+        }
+    }
 }

@@ -12,6 +12,7 @@ pub mod tracking;
 
 mod answer;
 mod bench;
+mod calls;
 mod choices;
 mod engine;
 mod evaluation;
@@ -28,6 +29,7 @@ mod session;
 mod stop;
 
 pub use bench::{BenchReport, BenchSpec, Spread, peak_memory};
+pub use calls::{CallReader, Piece, ToolChoice};
 pub use choices::{Alternative, Question};
 pub use engine::{Engine, EngineOptions};
 pub use grammar::Grammar;

@@ -152,6 +152,8 @@ pub struct TokenEvent {
     pub logprob: Option<f32>,
     /// Most probable alternatives, when asked for.
     pub top: Vec<TokenLogprob>,
+    /// The stop text that ended the answer: its place among those of the request.
+    pub stop: Option<usize>,
     /// Since the request began.
     pub elapsed: Duration,
 }

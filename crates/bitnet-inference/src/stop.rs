@@ -16,24 +16,25 @@ impl StopTexts {
         StopTexts { stops: stops.to_vec(), held: String::new() }
     }
 
-    /// Takes the next piece and appends to `out` what is certain not to belong to a stop text. True when a stop text
-    /// is complete: everything before it is in `out`, it and what follows are not.
-    pub(crate) fn push(&mut self, piece: &str, out: &mut String) -> bool {
+    /// Takes the next piece and appends to `out` what is certain not to belong to a stop text. When one is
+    /// complete, its place among them: everything before it is in `out`, it and what follows are not.
+    pub(crate) fn push(&mut self, piece: &str, out: &mut String) -> Option<usize> {
         if self.stops.is_empty() {
             out.push_str(piece);
-            return false;
+            return None;
         }
         self.held.push_str(piece);
         // the earliest match; of several beginning there any will do, since none is emitted
-        if let Some(start) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
+        let found = |(nth, stop): (usize, &String)| Some((self.held.find(stop.as_str())?, nth));
+        if let Some((start, nth)) = self.stops.iter().enumerate().filter_map(found).min() {
             out.push_str(&self.held[..start]);
             self.held.clear();
-            return true;
+            return Some(nth);
         }
         let begins_stop = |tail: &str| self.stops.iter().any(|stop| stop.starts_with(tail));
         let keep = self.held.char_indices().map(|(i, _)| i).find(|&i| begins_stop(&self.held[i..]));
         out.extend(self.held.drain(..keep.unwrap_or(self.held.len())));
-        false
+        None
     }
 
     /// At the end of generation: what is held back was no stop text after all.
@@ -55,7 +56,7 @@ mod tests {
             let mut out = String::new();
             let stopped = matcher.push(piece, &mut out);
             outs.push(out);
-            if stopped {
+            if stopped.is_some() {
                 return (outs, true);
             }
         }
@@ -76,6 +77,13 @@ mod tests {
     fn the_earliest_stop_wins() {
         assert_eq!(pieces(&["cd", "bcde"], &["abcd"]), (vec!["ab".into()], true));
         assert_eq!(pieces(&["x", "b"], &["abx"]), (vec!["a".into()], true));
+    }
+
+    #[test]
+    fn the_place_of_the_stop_that_was_found() {
+        let mut matcher = StopTexts::new(&["zz".into(), "x".into(), "b".into()]);
+        assert_eq!(matcher.push("a", &mut String::new()), None);
+        assert_eq!(matcher.push("bx", &mut String::new()), Some(2));
     }
 
     #[test]

@@ -3,8 +3,10 @@
 mod tiny;
 
 use bitnet_inference::{
-    Engine, EngineOptions, FinishReason, GenerateRequest, Grammar, InferenceError, Scheduler, TokenEvent, Update,
+    CallReader, Engine, EngineOptions, FinishReason, GenerateRequest, Grammar, InferenceError, Piece, Scheduler,
+    TokenEvent, ToolChoice, Update,
 };
+use bitnet_models::Tool;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tiny::{TINY, prompt, sampled};
@@ -134,4 +136,73 @@ fn wrong_grammars_are_refused() {
         let error = session.generate(&request(grammar.clone(), 0)).err();
         assert!(matches!(error, Some(InferenceError::Option { option: "grammar", .. })), "{grammar:?}: {error:?}");
     }
+}
+
+fn tools() -> Vec<Tool> {
+    let tool = |name: &str, parameters: Value| Tool {
+        name: name.into(),
+        description: None,
+        parameters: parameters.as_object().expect("an object").clone(),
+    };
+    vec![
+        tool(
+            "weather",
+            json!({ "type": "object", "required": ["city"], "additionalProperties": false,
+                "properties": { "city": { "enum": ["Rome", "O}s\"lo"] } } }),
+        ),
+        tool("stop", json!({ "type": "object", "properties": {}, "additionalProperties": false })),
+    ]
+}
+
+/// The text and the calls of an answer; a call that is there is complete and fits.
+fn calls(answer: &str) -> (String, Vec<String>) {
+    let (mut text, mut names, mut arguments, mut ended) = (String::new(), Vec::new(), Vec::new(), 0);
+    let mut reader = CallReader::default();
+    let mut tell = |piece| match piece {
+        Piece::Text(part) => text += &part,
+        Piece::Call(name) => {
+            names.push(name);
+            arguments.push(String::new());
+        }
+        Piece::Arguments(part) => *arguments.last_mut().expect("after a name") += &part,
+        Piece::End => ended += 1,
+    };
+    reader.push(answer, &mut tell);
+    reader.finish(&mut tell);
+    assert_eq!(ended, names.len(), "{answer}");
+    for (name, arguments) in names.iter().zip(&arguments) {
+        let arguments: Value = serde_json::from_str(arguments).unwrap_or_else(|error| panic!("{error} in {arguments}"));
+        match name.as_str() {
+            "weather" => assert!(arguments["city"] == "Rome" || arguments["city"] == "O}s\"lo", "{arguments}"),
+            "stop" => assert_eq!(arguments, json!({})),
+            other => panic!("{other}"),
+        }
+    }
+    (text, names)
+}
+
+#[test]
+fn calls_always_parse_and_fit_their_schema() {
+    let engine = engine();
+    let ask = |choice, parallel, form, seed| {
+        let grammar = Grammar::tool_calls(&tools(), &choice, parallel, form).expect("a grammar");
+        answer(&engine, &GenerateRequest { max_tokens: 300, ..request(grammar, seed) })
+    };
+    for seed in 0..8 {
+        let (text, _, reason) = ask(ToolChoice::Required, false, None, seed);
+        assert_eq!(reason, Some(FinishReason::Complete), "{text}");
+        let (text, names) = calls(&text);
+        assert_eq!((text.as_str(), names.len()), ("", 1));
+        for name in ["stop", "weather"] {
+            let (text, _, reason) = ask(ToolChoice::Named(name.into()), true, None, seed);
+            assert_eq!((reason, calls(&text)), (Some(FinishReason::Complete), (String::new(), vec![name.into()])));
+        }
+        // a form of the text, or calls
+        let form = json!({ "const": "x" }).as_object().cloned();
+        let (text, ..) = ask(ToolChoice::Auto, false, form, seed);
+        if text != "\"x\"" {
+            assert_eq!(calls(&text).1.len(), 1, "{text}");
+        }
+    }
+    assert!(Grammar::tool_calls(&tools(), &ToolChoice::Named("none".into()), true, None).is_err());
 }

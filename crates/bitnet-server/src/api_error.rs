@@ -1,5 +1,6 @@
 //! Errors in the shape that OpenAI clients expect.
 
+use crate::asked::Source;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bitnet_inference::InferenceError;
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 /// `{"error": {"message", "type", "param", "code"}}` with a status.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
     message: String,
@@ -52,15 +53,16 @@ impl ApiError {
         Self::new(StatusCode::GATEWAY_TIMEOUT, Some("time_limit"), message)
     }
 
-    /// What the engine says about a request whose text came in `field`.
-    pub(crate) fn inference(error: InferenceError, field: &str) -> Self {
+    /// What the engine says about a request whose prompt and grammar came from `source`.
+    pub(crate) fn inference(error: InferenceError, source: Source) -> Self {
         let message = error.to_string();
+        let Source { prompt: field, grammar } = source;
         match error {
             InferenceError::Option { option: "prompt", reason } => {
                 Self::invalid(field, format!("{field}: the prompt {reason}"))
             }
             InferenceError::Option { option: "grammar", reason } => {
-                Self::invalid("response_format", format!("response_format: {reason}"))
+                Self::invalid(grammar, format!("{grammar}: {reason}"))
             }
             InferenceError::Option { option, .. } => Self::invalid(option, message),
             InferenceError::ContextFull { tokens, context } => ApiError {
@@ -84,23 +86,44 @@ impl ApiError {
         Self::invalid(field, format!("{field}: {error}"))
     }
 
-    /// The body of the response.
-    pub(crate) fn json(&self) -> Value {
-        let kind = match self.status.as_u16() {
+    /// What went wrong, in a word that OpenAI's and Anthropic's clients know.
+    fn kind(&self) -> &'static str {
+        match self.status.as_u16() {
             401 => "authentication_error",
             403 => "permission_error",
             408 | 504 => "timeout_error",
             503 => "overloaded_error",
             400..500 => "invalid_request_error",
             _ => "server_error",
-        };
-        json!({ "error": { "message": self.message, "type": kind, "param": self.param, "code": self.code } })
+        }
     }
-}
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        let mut response = (self.status, json_response(&self.json())).into_response();
+    /// The body of the response.
+    pub(crate) fn json(&self) -> Value {
+        json!({ "error": { "message": self.message, "type": self.kind(), "param": self.param, "code": self.code } })
+    }
+
+    /// The body in Anthropic's shape.
+    pub(crate) fn anthropic(&self) -> Value {
+        let kind = match self.status.as_u16() {
+            404 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            _ if self.kind() == "server_error" => "api_error",
+            _ => self.kind(),
+        };
+        json!({ "type": "error", "error": { "type": kind, "message": self.message } })
+    }
+
+    /// The event of a response stream of OpenAI's.
+    pub(crate) fn event(&self, sequence_number: usize) -> Value {
+        json!({ "type": "error", "code": self.code, "message": self.message, "param": self.param,
+            "sequence_number": sequence_number })
+    }
+
+    /// The response with this body.
+    pub(crate) fn with_body(&self, body: &Value) -> Response {
+        let mut response = (self.status, json_response(body)).into_response();
         let headers = response.headers_mut();
         if let Some(wait) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
@@ -108,6 +131,14 @@ impl IntoResponse for ApiError {
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        response
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = self.with_body(&self.json());
+        response.extensions_mut().insert(self); // for routes that spell errors in another way
         response
     }
 }

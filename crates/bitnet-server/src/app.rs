@@ -1,24 +1,21 @@
 //! What all requests share, and the routes.
 
 use crate::api_error::ApiError;
-use crate::choices::Choices;
 use crate::metrics::HttpMetrics;
-use crate::observe::RequestId;
 use crate::{
-    ServerOptions, chat, completions, embeddings, gate, health, metrics, model_list, observe, server::ServerError,
-    tokens, web_page,
+    ServerOptions, chat, completions, embeddings, gate, health, messages, metrics, model_list, observe, responses,
+    server::ServerError, tokens, web_page,
 };
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
-use bitnet_inference::{Engine, GenerateRequest, Scheduler, TokenEvent};
-use bitnet_models::{ChatTemplate, Tokenizer};
+use bitnet_inference::{Engine, InferenceError, Scheduler, TokenEvent};
+use bitnet_models::{ChatTemplate, Conversation, Tokenizer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 /// What all requests share.
@@ -58,16 +55,23 @@ impl App {
 
     /// The tokenizer, for a request that needs one because of `field`.
     pub(crate) fn tokenizer(&self, field: &str) -> Result<&Tokenizer, ApiError> {
-        self.scheduler.engine().require_tokenizer().map_err(|error| ApiError::inference(error, field))
+        let none = |error: InferenceError| ApiError::unsupported(field, error.to_string());
+        self.scheduler.engine().require_tokenizer().map_err(none)
     }
 
-    /// The chat template.
-    pub(crate) fn template(&self) -> Result<&ChatTemplate, ApiError> {
+    /// What the model reads of a conversation that came in `field`.
+    pub(crate) fn conversation_ids(&self, conversation: &Conversation, field: &str) -> Result<Vec<u32>, ApiError> {
+        let ids = self.tokenizer(field)?.encode_conversation(self.template(field)?, conversation, true);
+        ids.map_err(|error| ApiError::model(&error, field))
+    }
+
+    /// The chat template, for a request that needs one because of `field`.
+    pub(crate) fn template(&self, field: &str) -> Result<&ChatTemplate, ApiError> {
         let own = || self.scheduler.engine().tokenizer().and_then(Tokenizer::chat_template);
         self.options.template.as_ref().or_else(own).ok_or_else(|| {
             let message = "the model has no chat template: it was not trained to chat. Use /v1/completions, or start the \
                            server with --template FILE";
-            ApiError::unsupported("messages", message)
+            ApiError::unsupported(field, message)
         })
     }
 
@@ -92,26 +96,9 @@ impl App {
         tokio::task::spawn_blocking(move || work(&app)).await.map_err(failed)?
     }
 
-    /// Puts what `requests` makes, `per_prompt` requests in a row for each prompt, into the scheduler's queue.
-    pub(crate) async fn submit(
-        self: &Arc<Self>,
-        id: &RequestId,
-        arrival: Instant,
-        per_prompt: usize,
-        field: &'static str,
-        requests: impl FnOnce(&App) -> Result<Vec<GenerateRequest>, ApiError> + Send + 'static,
-    ) -> Result<Choices, ApiError> {
-        let submit = move |app: &App| {
-            let submitted = requests(app)?.into_iter().map(|request| app.scheduler.submit(request));
-            submitted.collect::<Result<Vec<_>, _>>().map_err(|error| ApiError::inference(error, field))
-        };
-        let answers = self.compute(submit).await?;
-        Ok(Choices::new(answers, per_prompt, arrival + self.options.time_limit, field, id.clone()))
-    }
-
     /// A name for an answer.
     pub(crate) fn answer_id(&self, kind: &str) -> String {
-        format!("{kind}-{:016x}{:08x}", self.salt, self.answers.fetch_add(1, Relaxed))
+        format!("{kind}{:016x}{:08x}", self.salt, self.answers.fetch_add(1, Relaxed))
     }
 
     /// The tokens to report: all but the one that ends the text.
@@ -137,6 +124,9 @@ pub(crate) fn router(app: &Arc<App>) -> Result<Router, ServerError> {
     let routes = Router::new()
         .route("/v1/chat/completions", post(chat::complete))
         .route("/v1/completions", post(completions::complete))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/messages", post(messages::create))
+        .route("/v1/messages/count_tokens", post(messages::count_tokens))
         .route("/v1/embeddings", post(embeddings::embed))
         .route("/v1/models", get(model_list::list))
         .route("/v1/models/{model}", get(model_list::one))
@@ -152,6 +142,7 @@ pub(crate) fn router(app: &Arc<App>) -> Result<Router, ServerError> {
         .with_state(Arc::clone(app));
     Ok(routes
         .layer(from_fn_with_state(Arc::clone(app), gate::check))
+        .layer(from_fn(messages::spell_errors))
         .layer(cors(&app.options.cors_origins)?)
         .layer(from_fn(observe::no_store))
         .layer(from_fn_with_state(Arc::clone(app), observe::observe)))

@@ -1,69 +1,51 @@
 //! `POST /v1/chat/completions`.
 
 use crate::api_error::{ApiError, json_response};
-use crate::app::{App, now};
-use crate::choices::{Usage, finish_name};
+use crate::asked::{Asked, Source};
+use crate::calling::{Calling, Spelling};
+use crate::choices::{Answer, Usage, finish_name};
 use crate::conversation;
-use crate::event_stream::{self, Events, data};
+use crate::event_stream::{self, Events};
 use crate::fields::Fields;
+use crate::head::Head;
 use crate::logprobs;
-use crate::observe::RequestId;
 use crate::parameters::Parameters;
-use axum::Extension;
-use axum::extract::State;
 use axum::response::Response;
-use bitnet_inference::{FinishReason, Prompt, TokenEvent};
+use bitnet_inference::{CallReader, FinishReason, Piece, TokenEvent};
+use bitnet_models::Conversation;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use tokio::time::Instant;
 
 const MAX_TOP_LOGPROBS: i64 = 20;
 
-pub(crate) async fn complete(
-    State(app): State<Arc<App>>,
-    Extension(id): Extension<RequestId>,
-    mut fields: Fields,
-) -> Result<Response, ApiError> {
-    let arrival = Instant::now();
-    app.check_model(fields.string("model")?.as_deref())?;
-    let messages = conversation::read(fields.required("messages")?)?;
-    refuse_what_is_not_there(&mut fields)?;
-    let mut parameters = Parameters::take(&mut fields, usize::MAX)?;
-    parameters.request.logprobs = top_logprobs(&mut fields)?;
+pub(crate) async fn complete(mut asked: Asked) -> Result<Response, ApiError> {
+    let fields = &mut asked.fields;
+    let turns = conversation::read(fields.required("messages")?)?;
+    refuse_what_is_not_there(fields)?;
+    let calling = Calling::take(fields, Spelling::Chat)?;
+    let mut parameters = Parameters::take(fields, usize::MAX)?;
+    parameters.request.logprobs = top_logprobs(fields)?;
+    let tools = calling.apply(&mut parameters.request, "response_format")?;
 
-    let Parameters { stream, include_usage, n, .. } = parameters;
-    let prompt = move |app: &App| {
-        let ids = app.tokenizer("messages")?.encode_chat(app.template()?, &messages, true);
-        let ids = ids.map_err(|error| ApiError::model(&error, "messages"))?;
-        parameters.requests(vec![Prompt::Ids(ids)], "n")
-    };
-    let choices = app.submit(&id, arrival, n, "messages", prompt).await?;
-    let head = Head { id: app.answer_id("chatcmpl"), created: now(), app };
+    let Parameters { stream, include_usage, .. } = parameters;
+    let calls = !tools.is_empty();
+    let source = Source { prompt: "messages", grammar: if calls { "tools" } else { "response_format" } };
+    let choices = asked.submit_conversation(Conversation { turns, tools }, parameters, source).await?;
+    let object = if stream { "chat.completion.chunk" } else { "chat.completion" };
+    let head = Head::new(Arc::clone(&asked.app), "chatcmpl-", object, include_usage);
     if stream {
-        return Ok(event_stream::respond(choices, Chunks { head, include_usage }));
+        let choice = Choice { reader: calls.then(CallReader::default), begun: 0, complete: false };
+        let chunks = Chunks { head, choices: vec![choice; choices.len()] };
+        return Ok(event_stream::respond(choices, chunks));
     }
     let (answers, usage) = choices.collect().await?;
-    let choice = |(index, answer): (usize, crate::choices::Answer)| {
-        json!({
-            "index": index,
-            "message": { "role": "assistant", "content": answer.text, "refusal": null },
-            "logprobs": head.logprobs(&answer.events),
-            "finish_reason": answer.reason.map(finish_name),
-        })
-    };
-    let choices: Vec<Value> = answers.into_iter().enumerate().map(choice).collect();
-    let mut body = head.object("chat.completion", choices);
-    body["usage"] = usage.json();
-    Ok(json_response(&body))
+    let choices: Vec<Value> = answers.into_iter().enumerate().map(|(nth, one)| whole(&head, nth, one, calls)).collect();
+    Ok(json_response(&head.whole(choices, usage)))
 }
 
 /// What would change the answer and cannot be done must not be ignored.
 fn refuse_what_is_not_there(fields: &mut Fields) -> Result<(), ApiError> {
-    let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
-    for list in ["tools", "functions"] {
-        fields.refuse(list, empty)?;
-    }
-    fields.refuse("tool_choice", |choice| choice == "none" || choice == "auto")?;
+    fields.refuse("functions", |list| list.as_array().is_some_and(Vec::is_empty))?;
     fields.refuse("function_call", |choice| choice == "none" || choice == "auto")?;
     fields.refuse("modalities", |modalities| *modalities == json!(["text"]))?;
     for object in [
@@ -92,80 +74,130 @@ fn top_logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
     }
 }
 
-/// What all objects of an answer repeat.
-struct Head {
-    id: String,
-    created: u64,
-    app: Arc<App>,
+/// `null` without any.
+fn scores(head: &Head, events: &[TokenEvent]) -> Value {
+    match head.scored(events) {
+        events if events.is_empty() => Value::Null,
+        events => logprobs::chat(head.app.scheduler.engine().tokenizer(), &events),
+    }
 }
 
-impl Head {
-    fn object(&self, object: &str, choices: Vec<Value>) -> Value {
-        json!({
-            "id": self.id,
-            "object": object,
-            "created": self.created,
-            "model": self.app.options.model,
-            "system_fingerprint": null,
-            "choices": choices,
-        })
-    }
-
-    /// `null` without any.
-    fn logprobs(&self, events: &[TokenEvent]) -> Value {
-        let events: Vec<TokenEvent> = self.app.reported(events).cloned().collect();
-        match events.is_empty() {
-            true => Value::Null,
-            false => logprobs::chat(self.app.scheduler.engine().tokenizer(), &events),
+/// The choice of a whole answer. A call that the limit cut is left out: nobody could make it.
+fn whole(head: &Head, index: usize, answer: Answer, calls: bool) -> Value {
+    let logprobs = scores(head, &answer.events);
+    let (text, calls) = match calls {
+        true => CallReader::read(&answer.text),
+        false => (answer.text, Vec::new()),
+    };
+    let mut message = json!({ "role": "assistant", "content": text, "refusal": null });
+    if !calls.is_empty() {
+        if text.is_empty() {
+            message["content"] = Value::Null;
         }
+        let call = |(name, arguments): &(String, String)| {
+            let id = head.app.answer_id("call_");
+            json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } })
+        };
+        message["tool_calls"] = calls.iter().map(call).collect();
+    }
+    let reason = answer.reason.map(|reason| reason_name(reason, !calls.is_empty()));
+    json!({ "index": index, "message": message, "logprobs": logprobs, "finish_reason": reason })
+}
+
+/// Why an answer ended, with or without a call.
+fn reason_name(reason: FinishReason, called: bool) -> &'static str {
+    match finish_name(reason) {
+        "stop" if called => "tool_calls",
+        name => name,
     }
 }
 
 struct Chunks {
     head: Head,
-    include_usage: bool,
+    choices: Vec<Choice>,
+}
+
+/// How far a choice has come.
+#[derive(Clone)]
+struct Choice {
+    /// There if it may call functions.
+    reader: Option<CallReader>,
+    /// Calls that have begun.
+    begun: usize,
+    /// One of them is complete.
+    complete: bool,
+}
+
+impl Choice {
+    /// What the next piece of an answer changes.
+    fn delta(&mut self, head: &Head, piece: Piece) -> Option<Value> {
+        Some(match piece {
+            Piece::Text(text) => json!({ "content": text }),
+            Piece::Call(name) => {
+                let (index, id) = (self.begun, head.app.answer_id("call_"));
+                self.begun += 1;
+                let function = json!({ "name": name, "arguments": "" });
+                json!({ "tool_calls": [{ "index": index, "id": id, "type": "function", "function": function }] })
+            }
+            Piece::Arguments(part) => {
+                json!({ "tool_calls": [{ "index": self.begun - 1, "function": { "arguments": part } }] })
+            }
+            Piece::End => {
+                self.complete = true;
+                return None;
+            }
+        })
+    }
 }
 
 impl Chunks {
-    fn chunk(&self, choices: Vec<Value>, usage: Value, out: &mut String) {
-        let mut chunk = self.head.object("chat.completion.chunk", choices);
-        if self.include_usage {
-            chunk["usage"] = usage;
-        }
-        data(out, &chunk);
-    }
-
-    fn choice(&self, index: usize, delta: Value, logprobs: Value, reason: Option<&str>, out: &mut String) {
+    fn chunk(&self, index: usize, delta: Value, logprobs: Value, reason: Option<&str>, out: &mut String) {
         let choice = json!({ "index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason });
-        self.chunk(vec![choice], Value::Null, out);
+        self.head.chunk(choice, out);
     }
 }
 
 impl Events for Chunks {
-    fn begin(&mut self, choices: usize, out: &mut String) {
-        for index in 0..choices {
-            self.choice(index, json!({ "role": "assistant", "content": "" }), Value::Null, None, out);
+    fn begin(&mut self, _: Usage, out: &mut String) {
+        for index in 0..self.choices.len() {
+            self.chunk(index, json!({ "role": "assistant", "content": "" }), Value::Null, None, out);
         }
     }
 
     fn token(&mut self, index: usize, event: &TokenEvent, out: &mut String) {
-        let logprobs = match event.logprob {
-            Some(_) => self.head.logprobs(std::slice::from_ref(event)),
-            None => Value::Null,
-        };
-        if !event.text.is_empty() || !logprobs.is_null() {
-            self.choice(index, json!({ "content": event.text }), logprobs, None, out);
+        let mut logprobs = scores(&self.head, std::slice::from_ref(event));
+        let Chunks { head, choices } = self;
+        let choice = &mut choices[index];
+        let mut deltas = Vec::new();
+        match choice.reader.take() {
+            Some(mut reader) => {
+                reader.push(&event.text, &mut |piece| deltas.extend(choice.delta(head, piece)));
+                choice.reader = Some(reader);
+            }
+            None if event.text.is_empty() => {}
+            None => deltas.push(json!({ "content": event.text })),
+        }
+        if deltas.is_empty() && !logprobs.is_null() {
+            deltas.push(json!({ "content": "" }));
+        }
+        for delta in deltas {
+            self.chunk(index, delta, logprobs.take(), None, out);
         }
     }
 
     fn finish(&mut self, index: usize, reason: FinishReason, out: &mut String) {
-        self.choice(index, json!({}), Value::Null, Some(finish_name(reason)), out);
+        let Chunks { head, choices } = self;
+        let choice = &mut choices[index];
+        let mut deltas = Vec::new();
+        if let Some(mut reader) = choice.reader.take() {
+            reader.finish(&mut |piece| deltas.extend(choice.delta(head, piece)));
+        }
+        let reason = reason_name(reason, choice.complete);
+        deltas.into_iter().for_each(|delta| self.chunk(index, delta, Value::Null, None, out));
+        self.chunk(index, json!({}), Value::Null, Some(reason), out);
     }
 
     fn end(&mut self, usage: Usage, out: &mut String) {
-        if self.include_usage {
-            self.chunk(Vec::new(), usage.json(), out);
-        }
-        out.push_str("data: [DONE]\n\n");
+        self.head.end(usage, out);
     }
 }

@@ -1,6 +1,7 @@
 //! The answers to one HTTP request while they are made.
 
 use crate::api_error::ApiError;
+use crate::asked::Source;
 use crate::observe::RequestId;
 use bitnet_inference::{FinishReason, TokenEvent, Update, Updates};
 use serde_json::{Value, json};
@@ -16,8 +17,8 @@ pub(crate) struct Choices {
     /// Whom to ask first, so that none is heard before the others for ever.
     next: usize,
     deadline: Pin<Box<Sleep>>,
-    /// Where the prompt came from.
-    field: &'static str,
+    /// Where prompt and grammar came from.
+    source: Source,
     usage: Usage,
     /// Answers that came to their end.
     finished: usize,
@@ -50,6 +51,8 @@ pub(crate) struct Answer {
     /// All tokens, if log-probabilities were asked for.
     pub(crate) events: Vec<TokenEvent>,
     pub(crate) reason: Option<FinishReason>,
+    /// The place of the stop text that ended it.
+    pub(crate) stop: Option<usize>,
 }
 
 impl Choices {
@@ -58,7 +61,7 @@ impl Choices {
         answers: Vec<Updates>,
         per_prompt: usize,
         deadline: Instant,
-        field: &'static str,
+        source: Source,
         id: RequestId,
     ) -> Self {
         let prompt = answers.iter().step_by(per_prompt.max(1)).map(Updates::prompt_tokens).sum();
@@ -67,7 +70,7 @@ impl Choices {
             per_prompt: per_prompt.max(1),
             next: 0,
             deadline: Box::pin(sleep_until(deadline)),
-            field,
+            source,
             usage: Usage { prompt, ..Usage::default() },
             finished: 0,
             id,
@@ -96,7 +99,7 @@ impl Choices {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::warn!(id = %self.id, %error, "failed");
-                    return Poll::Ready(Some(Err(ApiError::inference(error, self.field))));
+                    return Poll::Ready(Some(Err(ApiError::inference(error, self.source))));
                 }
                 Poll::Ready(None) | Poll::Pending => {}
             }
@@ -126,6 +129,7 @@ impl Choices {
             match update? {
                 (index, Update::Token(event)) => {
                     answers[index].text.push_str(&event.text);
+                    answers[index].stop = answers[index].stop.or(event.stop);
                     if event.logprob.is_some() {
                         answers[index].events.push(event);
                     }

@@ -2,6 +2,7 @@
 
 use crate::api_error::{ApiError, json_response};
 use crate::app::App;
+use crate::asked::Source;
 use crate::fields::{Fields, token, wrong};
 use axum::extract::State;
 use axum::response::Response;
@@ -74,7 +75,8 @@ fn vector(app: &App, input: Input) -> Result<(usize, Vec<f32>), ApiError> {
             app.tokenizer("input")?.encode(&text, encoding).map_err(|error| ApiError::model(&error, "input"))?
         }
     };
-    let vector = app.scheduler.engine().embed_ids(&ids).map_err(|error| ApiError::inference(error, "input"))?;
+    let source = Source { prompt: "input", grammar: "input" };
+    let vector = app.scheduler.engine().embed_ids(&ids).map_err(|error| ApiError::inference(error, source))?;
     Ok((ids.len(), vector))
 }
 

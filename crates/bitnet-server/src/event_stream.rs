@@ -23,7 +23,7 @@ const FRAME: usize = 16 << 10;
 /// What events look like.
 pub(crate) trait Events: Send + 'static {
     /// Before the first token.
-    fn begin(&mut self, choices: usize, out: &mut String);
+    fn begin(&mut self, usage: Usage, out: &mut String);
     /// A token of a choice.
     fn token(&mut self, choice: usize, event: &TokenEvent, out: &mut String);
     /// The end of a choice.
@@ -41,6 +41,14 @@ pub(crate) fn data(out: &mut String, value: &Value) {
     out.push_str("data: ");
     out.push_str(&value.to_string()); // JSON has no line breaks outside of texts, where they are escaped
     out.push_str("\n\n");
+}
+
+/// Appends one event with the name that its `type` is.
+pub(crate) fn event(out: &mut String, value: &Value) {
+    out.push_str("event: ");
+    out.push_str(value["type"].as_str().unwrap_or_default());
+    out.push('\n');
+    data(out, value);
 }
 
 /// A body that writes the events of choices as they come.
@@ -72,7 +80,7 @@ impl<E: Events + Unpin> HttpBody for EventStream<E> {
         let mut out = String::new();
         if !this.begun {
             this.begun = true;
-            this.events.begin(this.choices.len(), &mut out);
+            this.events.begin(this.choices.usage(), &mut out);
         }
         while !this.ended && out.len() < FRAME {
             match this.choices.poll(context) {

@@ -7,12 +7,17 @@ use std::ops::RangeInclusive;
 
 /// The fields nobody has taken yet. A field that is `null` counts as absent.
 #[derive(Debug)]
-pub(crate) struct Fields(Map<String, Value>);
+pub(crate) struct Fields {
+    own: Map<String, Value>,
+    /// Stands before the names of the fields in errors.
+    path: String,
+}
 
 impl Fields {
+    /// Those of a body.
     pub(crate) fn new(value: Value) -> Result<Self, ApiError> {
         match value {
-            Value::Object(fields) => Ok(Fields(fields)),
+            Value::Object(own) => Ok(Fields { own, path: String::new() }),
             other => {
                 let message = format!("the body must be a JSON object, not {}", kind(&other));
                 Err(ApiError::new(StatusCode::BAD_REQUEST, Some("invalid_json"), message))
@@ -20,27 +25,76 @@ impl Fields {
         }
     }
 
+    /// Those of an object that stands at `path` of a body.
+    pub(crate) fn at(path: &str, value: Value) -> Result<Self, ApiError> {
+        match value {
+            Value::Object(own) => Ok(Fields { own, path: format!("{path}.") }),
+            other => Err(wrong(path, "an object", &other)),
+        }
+    }
+
+    /// A field's name with the path to it.
+    pub(crate) fn path(&self, name: &str) -> String {
+        format!("{}{name}", self.path)
+    }
+
     pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
-        self.0.remove(name).filter(|value| !value.is_null())
+        self.own.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// A field that is not taken yet.
+    pub(crate) fn peek(&self, name: &str) -> Value {
+        self.own.get(name).cloned().unwrap_or_default()
     }
 
     pub(crate) fn required(&mut self, name: &str) -> Result<Value, ApiError> {
-        self.take(name).ok_or_else(|| ApiError::invalid(name, format!("{name} is missing")))
+        self.take(name).ok_or_else(|| self.missing(name))
+    }
+
+    pub(crate) fn missing(&self, name: &str) -> ApiError {
+        let path = self.path(name);
+        ApiError::invalid(path.clone(), format!("{path} is missing"))
+    }
+
+    fn wrong(&self, name: &str, expected: &str, found: &Value) -> ApiError {
+        wrong(&self.path(name), expected, found)
     }
 
     pub(crate) fn boolean(&mut self, name: &str) -> Result<Option<bool>, ApiError> {
-        self.take(name).map(|value| value.as_bool().ok_or_else(|| wrong(name, "true or false", &value))).transpose()
+        let Some(value) = self.take(name) else { return Ok(None) };
+        value.as_bool().map(Some).ok_or_else(|| self.wrong(name, "true or false", &value))
     }
 
     pub(crate) fn string(&mut self, name: &str) -> Result<Option<String>, ApiError> {
-        self.take(name).map(|value| string(value, name)).transpose()
+        self.take(name).map(|value| string(value, &self.path(name))).transpose()
+    }
+
+    /// Text that must be there.
+    pub(crate) fn text(&mut self, name: &str) -> Result<String, ApiError> {
+        self.string(name)?.ok_or_else(|| self.missing(name))
+    }
+
+    pub(crate) fn object(&mut self, name: &str) -> Result<Option<Fields>, ApiError> {
+        self.take(name).map(|value| Fields::at(&self.path(name), value)).transpose()
+    }
+
+    /// The entries of a list with the path to each; none if there is no list.
+    pub(crate) fn list(&mut self, name: &str) -> Result<Vec<(String, Value)>, ApiError> {
+        let path = self.path(name);
+        match self.take(name) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(list)) => {
+                Ok(list.into_iter().enumerate().map(|(nth, value)| (format!("{path}[{nth}]"), value)).collect())
+            }
+            Some(other) => Err(wrong(&path, "a list", &other)),
+        }
     }
 
     pub(crate) fn number(&mut self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f32>, ApiError> {
         let Some(value) = self.take(name) else { return Ok(None) };
         match value.as_f64() {
             Some(number) if range.contains(&number) => Ok(Some(number as f32)),
-            _ => Err(wrong(name, &format!("a number from {} to {}", range.start(), range.end()), &value)),
+            _ => Err(self.wrong(name, &format!("a number from {} to {}", range.start(), range.end()), &value)),
         }
     }
 
@@ -48,7 +102,7 @@ impl Fields {
         let Some(value) = self.take(name) else { return Ok(None) };
         match value.as_i64() {
             Some(number) if range.contains(&number) => Ok(Some(number)),
-            _ => Err(wrong(name, &format!("a whole number from {} to {}", range.start(), range.end()), &value)),
+            _ => Err(self.wrong(name, &format!("a whole number from {} to {}", range.start(), range.end()), &value)),
         }
     }
 
@@ -57,18 +111,22 @@ impl Fields {
         let Some(value) = self.take(name) else { return Ok(None) };
         match value.as_u64().and_then(|number| usize::try_from(number).ok()) {
             Some(number) if number >= least => Ok(Some(number)),
-            _ => Err(wrong(name, &format!("a whole number of {least} or above"), &value)),
+            _ => Err(self.wrong(name, &format!("a whole number of {least} or above"), &value)),
         }
     }
 
     /// Refuses a field that asks for what is not there, unless its value asks for nothing.
     pub(crate) fn refuse(&mut self, name: &str, asks_nothing: impl Fn(&Value) -> bool) -> Result<(), ApiError> {
         match self.take(name) {
-            Some(value) if !asks_nothing(&value) => {
-                Err(ApiError::unsupported(name, format!("{name} is not supported by this server; leave it out")))
-            }
+            Some(value) if !asks_nothing(&value) => Err(self.unsupported(name)),
             _ => Ok(()),
         }
+    }
+
+    /// Says that a field asks for what is not there.
+    pub(crate) fn unsupported(&self, name: &str) -> ApiError {
+        let path = self.path(name);
+        ApiError::unsupported(path.clone(), format!("{path} is not supported by this server; leave it out"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! HTTP for one engine: the routes that OpenAI clients speak, over one [`Scheduler`](bitnet_inference::Scheduler).
+//! HTTP for one engine: the routes that OpenAI's and Anthropic's clients speak, over one [`Scheduler`](bitnet_inference::Scheduler).
 //!
 //! Requests are read field by field, put into the scheduler's queue, and answered whole or as server-sent events. A wrong
 //! value is refused with an error that names its field; a field that nobody knows is ignored; what is not supported is
@@ -19,7 +19,9 @@
 
 mod api_error;
 mod app;
+mod asked;
 mod body;
+mod calling;
 mod chat;
 mod choices;
 mod completions;
@@ -28,13 +30,16 @@ mod embeddings;
 mod event_stream;
 mod fields;
 mod gate;
+mod head;
 mod health;
 mod logprobs;
+mod messages;
 mod metrics;
 mod model_list;
 mod observe;
 mod options;
 mod parameters;
+mod responses;
 mod server;
 mod tokens;
 mod web_page;

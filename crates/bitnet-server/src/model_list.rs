@@ -24,6 +24,6 @@ fn entry(app: &App) -> Value {
         "owned_by": "bitnet",
         "context_length": app.scheduler.context(),
         "parallel": app.scheduler.sequences(),
-        "chat": app.template().is_ok(),
+        "chat": app.template("messages").is_ok(),
     })
 }

@@ -18,6 +18,14 @@ pub(crate) const REQUEST_ID: &str = "x-request-id";
 #[derive(Clone, Debug)]
 pub(crate) struct RequestId(HeaderValue);
 
+impl RequestId {
+    /// A new one.
+    pub(crate) fn new() -> Self {
+        let value = HeaderValue::try_from(format!("{:016x}", random()));
+        RequestId(value.unwrap_or_else(|_| HeaderValue::from_static("0")))
+    }
+}
+
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0.to_str().unwrap_or_default())
@@ -33,8 +41,7 @@ pub(crate) fn random() -> u64 {
 pub(crate) async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let begin = Instant::now();
     let plain = |id: &HeaderValue| id.len() <= 64 && id.as_bytes().iter().all(u8::is_ascii_graphic);
-    let own = || HeaderValue::try_from(format!("{:016x}", random())).unwrap_or_else(|_| HeaderValue::from_static("0"));
-    let id = RequestId(request.headers().get(REQUEST_ID).cloned().filter(plain).unwrap_or_else(own));
+    let id = request.headers().get(REQUEST_ID).cloned().filter(plain).map_or_else(RequestId::new, RequestId);
     request.extensions_mut().insert(id.clone());
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();

@@ -30,8 +30,8 @@ impl Parameters {
         let max_tokens = fields.size("max_completion_tokens", 1)?.or(given).unwrap_or(max_tokens);
         let mut request = GenerateRequest::new("", max_tokens);
         request.sampling = sampling(fields)?;
-        request.stop = stops(fields)?;
-        request.grammar = response_format(fields)?;
+        request.stop = stops(fields, "stop")?;
+        request.grammar = form(fields, "response_format")?;
         request.stop_at_eos = !fields.boolean("ignore_eos")?.unwrap_or(false);
         let n = fields.size("n", 1)?.unwrap_or(1);
         if n > MAX_CHOICES {
@@ -42,16 +42,15 @@ impl Parameters {
             Some(_) if !stream => {
                 return Err(ApiError::invalid("stream_options", "stream_options needs \"stream\": true"));
             }
-            Some(Value::Object(options)) => match options.get("include_usage") {
-                None | Some(Value::Null) => false,
-                Some(value) => {
-                    value.as_bool().ok_or_else(|| wrong("stream_options.include_usage", "true or false", value))?
-                }
-            },
-            Some(other) => return Err(wrong("stream_options", "an object", &other)),
+            Some(options) => Fields::at("stream_options", options)?.boolean("include_usage")?.unwrap_or(false),
             None => false,
         };
         Ok(Parameters { request, n, stream, include_usage })
+    }
+
+    /// One answer.
+    pub(crate) fn single(request: GenerateRequest, stream: bool) -> Self {
+        Parameters { request, n: 1, stream, include_usage: false }
     }
 
     /// `n` requests for every prompt.
@@ -71,7 +70,7 @@ impl Parameters {
     }
 }
 
-fn sampling(fields: &mut Fields) -> Result<Sampling, ApiError> {
+pub(crate) fn sampling(fields: &mut Fields) -> Result<Sampling, ApiError> {
     let mut s = Sampling { seed: seed(fields)?, logit_bias: logit_bias(fields)?, ..Sampling::default() };
     let any = f64::from(f32::MIN)..=f64::from(f32::MAX); // ranges of their own are checked by the sampler
     let numbers = [
@@ -122,47 +121,49 @@ fn logit_bias(fields: &mut Fields) -> Result<Vec<(u32, f32)>, ApiError> {
     entries.into_iter().map(entry).collect()
 }
 
-/// OpenAI's `text`, `json_object` and `json_schema`, and two of our own: `{"type": "regex", "pattern": ...}` and
-/// `{"type": "lark", "grammar": ...}`.
-fn response_format(fields: &mut Fields) -> Result<Option<Grammar>, ApiError> {
-    let mut format = match fields.take("response_format") {
-        None => return Ok(None),
-        Some(Value::Object(format)) => format,
-        Some(other) => return Err(wrong("response_format", "an object", &other)),
-    };
-    let mut text = |name: &str| string(format.remove(name).unwrap_or_default(), &format!("response_format.{name}"));
-    match text("type")?.as_str() {
+/// The form that a field asks for: OpenAI's `text`, `json_object` and `json_schema`, and two of our own: `{"type": "regex",
+/// "pattern": ...}` and `{"type": "lark", "grammar": ...}`.
+pub(crate) fn form(fields: &mut Fields, name: &str) -> Result<Option<Grammar>, ApiError> {
+    let Some(mut format) = fields.object(name)? else { return Ok(None) };
+    match format.text("type")?.as_str() {
         "text" => Ok(None),
         "json_object" => Ok(Some(Grammar::json_object())),
         "json_schema" => {
-            let name = "response_format.json_schema";
-            let schema = match format.remove("json_schema") {
-                Some(Value::Object(mut described)) => described.remove("schema").unwrap_or_default(),
-                other => return Err(wrong(name, "an object with a schema", &other.unwrap_or_default())),
+            // chat has it inside of an object with a name, the others have it here
+            let mut described = match format.peek("schema").is_null() {
+                true => match format.object("json_schema")? {
+                    Some(described) => described,
+                    None => return Err(wrong(&format.path("json_schema"), "an object with a schema", &Value::Null)),
+                },
+                false => format,
             };
-            match schema.is_object() {
-                true => Ok(Some(Grammar::JsonSchema(schema))),
-                false => Err(wrong(&format!("{name}.schema"), "an object", &schema)),
+            match described.required("schema")? {
+                schema @ Value::Object(_) => Ok(Some(Grammar::JsonSchema(schema))),
+                other => Err(wrong(&described.path("schema"), "an object", &other)),
             }
         }
-        "regex" => Ok(Some(Grammar::Regex(text("pattern")?))),
-        "lark" => Ok(Some(Grammar::Lark(text("grammar")?))),
+        "regex" => Ok(Some(Grammar::Regex(format.text("pattern")?))),
+        "lark" => Ok(Some(Grammar::Lark(format.text("grammar")?))),
         other => {
-            let message =
-                format!("response_format.type must be text, json_object, json_schema, regex or lark, not {other:?}");
-            Err(ApiError::invalid("response_format.type", message))
+            let path = format.path("type");
+            let message = format!("{path} must be text, json_object, json_schema, regex or lark, not {other:?}");
+            Err(ApiError::invalid(path, message))
         }
     }
 }
 
-fn stops(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
-    let stops = match fields.take("stop") {
+pub(crate) fn stops(fields: &mut Fields, name: &str) -> Result<Vec<String>, ApiError> {
+    let stops = match fields.take(name) {
         None => return Ok(Vec::new()),
         Some(Value::Array(stops)) => stops,
         Some(one) => vec![one],
     };
     if stops.len() > MAX_STOPS {
-        return Err(ApiError::invalid("stop", format!("stop has {} texts; at most {MAX_STOPS}", stops.len())));
+        return Err(ApiError::invalid(name, format!("{name} has {} texts; at most {MAX_STOPS}", stops.len())));
     }
-    stops.into_iter().map(|stop| string(stop, "stop")).collect()
+    let stop = |stop: Value| match string(stop, name)? {
+        stop if stop.is_empty() => Err(ApiError::invalid(name, format!("{name}: an empty text stops everywhere"))),
+        stop => Ok(stop),
+    };
+    stops.into_iter().map(stop).collect()
 }

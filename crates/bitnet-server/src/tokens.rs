@@ -2,11 +2,13 @@
 
 use crate::api_error::{ApiError, json_response};
 use crate::app::App;
+use crate::calling::{Calling, Spelling};
 use crate::conversation;
 use crate::fields::{Fields, token, wrong};
 use axum::extract::State;
 use axum::response::Response;
-use bitnet_models::Encoding;
+use bitnet_inference::GenerateRequest;
+use bitnet_models::{Conversation, Encoding};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -58,15 +60,20 @@ pub(crate) async fn detokenize(State(app): State<Arc<App>>, mut fields: Fields) 
     app.compute(content).await.map(|body| json_response(&body))
 }
 
-/// `messages` → `prompt`, the text that the chat template makes of them, and `tokens`, what the model reads.
+/// `messages` → `prompt`, the text that the chat template makes of them, and `tokens`, what the model reads. With `tools` as
+/// in chats.
 pub(crate) async fn apply_template(State(app): State<Arc<App>>, mut fields: Fields) -> Result<Response, ApiError> {
-    let messages = conversation::read(fields.required("messages")?)?;
+    let turns = conversation::read(fields.required("messages")?)?;
+    let tools =
+        Calling::take(&mut fields, Spelling::Chat)?.apply(&mut GenerateRequest::new("", 1), "response_format")?;
     let opening = fields.boolean("add_generation_prompt")?.unwrap_or(true);
+    let conversation = Conversation { turns, tools };
     let prompt = move |app: &App| {
-        let template = app.template()?;
+        let template = app.template("messages")?;
         let failed = |error| ApiError::model(&error, "messages");
-        let prompt = template.render(&messages, opening).map_err(failed)?;
-        let tokens = app.tokenizer("messages")?.encode_chat(template, &messages, opening).map_err(failed)?;
+        let prompt = template.render_conversation(&conversation, opening).map_err(failed)?;
+        let tokens =
+            app.tokenizer("messages")?.encode_conversation(template, &conversation, opening).map_err(failed)?;
         Ok(json!({ "prompt": prompt, "tokens": tokens }))
     };
     app.compute(prompt).await.map(|body| json_response(&body))

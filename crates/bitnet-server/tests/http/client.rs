@@ -116,6 +116,19 @@ impl Reply {
         text.split("\n\n").filter(|event| !event.starts_with(':')).map(|e| data(e).expect("data")).collect()
     }
 
+    /// The objects of events that have names, which are their types.
+    pub(crate) fn named(&self) -> Vec<Value> {
+        assert_eq!(self.status, 200, "{}", self.text());
+        assert_eq!(self.header("content-type"), Some("text/event-stream"));
+        let text = self.text().strip_suffix("\n\n").expect("a complete last event");
+        let event = |event: &str| {
+            let (name, data) = event.strip_prefix("event: ")?.split_once("\ndata: ")?;
+            let data: Value = serde_json::from_str(data).ok()?;
+            (data["type"] == name).then_some(data)
+        };
+        text.split("\n\n").map(|one| event(one).unwrap_or_else(|| panic!("{one}"))).collect()
+    }
+
     /// The objects of a stream that ends as it should.
     pub(crate) fn chunks(&self) -> Vec<Value> {
         let mut events = self.events();

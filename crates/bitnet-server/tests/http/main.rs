@@ -4,5 +4,8 @@ mod answers;
 mod client;
 mod failures;
 mod load;
+mod messages;
 mod openai;
+mod responses;
+mod tools;
 mod web_page;

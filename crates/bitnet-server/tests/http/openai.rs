@@ -46,6 +46,24 @@ fn wrong_values_name_their_field() {
         ("stop", json!(vec!["a"; 17])),
         ("stream", json!("yes")),
         ("stream_options", json!({ "include_usage": true })),
+        ("tools", json!("f")),
+        ("tools[0].type", json!({ "tools": [{ "function": {} }] })),
+        ("tools[0].function", json!({ "tools": [{ "type": "function" }] })),
+        ("tools[0].function.name", json!({ "tools": [{ "type": "function", "function": {} }] })),
+        ("tools[0].function.name", json!({ "tools": [{ "type": "function", "function": { "name": "a b" } }] })),
+        (
+            "tools[0].function.parameters",
+            json!({ "tools": [{ "type": "function", "function": { "name": "f", "parameters": { "type": "string" } } }] }),
+        ),
+        (
+            "tools",
+            json!({ "tools": [{ "type": "function", "function": { "name": "f",
+                "parameters": { "properties": { "a": { "type": "nonsense" } } } } }] }),
+        ),
+        ("tool_choice", json!("required")),
+        ("tool_choice", json!("perhaps")),
+        ("tool_choice", json!({ "type": "function", "function": { "name": "f" } })),
+        ("parallel_tool_calls", json!(1)),
         ("logit_bias", json!({ "x": 1 })),
         ("logit_bias", json!({ "1": 101 })),
         ("logit_bias", json!({ "99999999": 1 })),
@@ -72,8 +90,9 @@ fn wrong_values_name_their_field() {
     for (field, value) in cases {
         let what = format!("{field}: {value}");
         // a field inside another one comes with it
-        let body = match value.get("response_format") {
-            Some(format) => chat_with("response_format", format.clone()),
+        let outer = field.split(['.', '[']).next().expect("a name");
+        let body = match value.get(outer) {
+            Some(inner) => chat_with(outer, inner.clone()),
             None => chat_with(field, value),
         };
         check(&post(shared(), "/v1/chat/completions", &body), 400, Some(field), &what);
@@ -85,6 +104,14 @@ fn wrong_values_name_their_field() {
         (json!([{ "role": "user", "content": "Hi" }, { "role": "user" }]), "messages[1].content"),
         (json!([{ "role": "user", "content": [{ "type": "image_url" }] }]), "messages[0].content[0].type"),
         (json!([{ "role": "user", "content": [{ "type": "text", "text": 1 }] }]), "messages[0].content[0].text"),
+        (json!([{ "role": "tool", "content": "5" }]), "messages[0].tool_call_id"),
+        (json!([{ "role": "assistant" }]), "messages[0].content"),
+        (json!([{ "role": "assistant", "tool_calls": [{ "type": "function" }] }]), "messages[0].tool_calls[0].id"),
+        (
+            json!([{ "role": "assistant", "tool_calls": [{ "id": "a", "function": { "name": "f", "arguments": "{" } }] }]),
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+        (json!([{ "role": "user", "content": "Hi", "tool_calls": [{}] }]), "messages[0].tool_calls"),
     ];
     for (messages, param) in message_cases {
         let what = messages.to_string();
@@ -118,19 +145,14 @@ fn wrong_values_name_their_field() {
 #[test]
 fn what_is_not_there_is_refused_by_name_and_never_ignored() {
     let tool = json!([{ "type": "function", "function": { "name": "f" } }]);
-    for (field, value) in [
-        ("tools", tool.clone()),
-        ("tool_choice", json!("required")),
-        ("functions", tool),
-        ("modalities", json!(["audio"])),
-    ] {
+    for (field, value) in [("functions", tool), ("modalities", json!(["audio"]))] {
         let reply = post(shared(), "/v1/chat/completions", &chat_with(field, value));
         check(&reply, 400, Some(field), field);
         assert_eq!(reply.json()["error"]["code"], "unsupported");
     }
-    let called = json!([{ "role": "tool", "content": "5", "tool_call_id": "x" }]);
+    let called = json!([{ "role": "function", "content": "5", "name": "x" }]);
     let reply = post(shared(), "/v1/chat/completions", &chat_with("messages", called));
-    check(&reply, 400, Some("messages[0].role"), "tool");
+    check(&reply, 400, Some("messages[0].role"), "function");
     for (field, value) in [("suffix", json!("end")), ("best_of", json!(3)), ("dimensions", json!(3))] {
         let path = if field == "dimensions" { "/v1/embeddings" } else { "/v1/completions" };
         let mut body = json!({ "prompt": "a", "input": "a" });
