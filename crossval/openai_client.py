@@ -88,6 +88,61 @@ anything = client.chat.completions.create(
     model=model, messages=story, seed=3, max_tokens=60, response_format={"type": "json_object"})
 check("structured output: json_object", anything.choices[0].message.content.startswith("{"))
 
+# tools: the client makes the schema and reads the arguments
+class Weather(pydantic.BaseModel):
+    """The weather of a city."""
+    city: Literal["Rome", "Oslo"]
+    days: int = pydantic.Field(ge=1, le=9)
+
+
+tools = [openai.pydantic_function_tool(Weather, name="weather")]
+needed = dict(model=model, messages=[{"role": "user", "content": "Rain?"}], tools=tools, seed=5)
+called = client.chat.completions.parse(**needed, tool_choice="required", parallel_tool_calls=False).choices[0]
+call = called.message.tool_calls[0]
+check("tools: a call parses", called.finish_reason == "tool_calls" and isinstance(call.function.parsed_arguments, Weather))
+named = {"type": "function", "function": {"name": "weather"}}
+with client.chat.completions.stream(**needed, tool_choice=named) as stream:
+    done = [e for e in stream if e.type == "tool_calls.function.arguments.done"]
+    final = stream.get_final_completion().choices[0]
+check("tools: a streamed call parses", len(done) == 1 and isinstance(done[0].parsed_arguments, Weather)
+      and final.message.tool_calls[0].function.parsed_arguments == done[0].parsed_arguments)
+answer = client.chat.completions.create(model=model, tools=tools, seed=5, max_tokens=8, messages=[
+    *needed["messages"], called.message.model_dump(exclude={"parsed"}, exclude_none=True),
+    {"role": "tool", "tool_call_id": call.id, "content": "dry"}])
+check("tools: the result goes back", answer.usage.completion_tokens > 0)
+silent = client.chat.completions.create(**{**needed, "max_tokens": 12}, tool_choice="none").choices[0].message
+check("tools: none", not silent.tool_calls and silent.content)
+
+# responses
+told = client.responses.create(model=model, input="Once upon a time", max_output_tokens=24, extra_body={"seed": 7})
+check("responses: text and usage", told.output_text and told.status == "incomplete" and told.usage.output_tokens == 24)
+with client.responses.stream(model=model, input="Once upon a time", max_output_tokens=24, extra_body={"seed": 7}) as stream:
+    deltas = "".join(e.delta for e in stream if e.type == "response.output_text.delta")
+check("responses: the stream is the same text", deltas == told.output_text)
+formed = client.responses.parse(model=model, input="Once upon a time", text_format=Story, extra_body={"seed": 3})
+check("responses: parse", isinstance(formed.output_parsed, Story))
+function = {"type": "function", "name": "weather", "parameters": Weather.model_json_schema(), "strict": True}
+asked = client.responses.create(model=model, input="Rain?", tools=[function], tool_choice="required",
+                                parallel_tool_calls=False, extra_body={"seed": 5})
+call = asked.output[0]
+check("responses: a call parses", call.type == "function_call" and Weather.model_validate_json(call.arguments))
+with client.responses.stream(model=model, input="Rain?", tools=[function], tool_choice="required",
+                             parallel_tool_calls=False, extra_body={"seed": 5}) as stream:
+    for _ in stream:
+        pass
+    final = stream.get_final_response()
+check("responses: a streamed call is the same", final.output[0].arguments == call.arguments and final.status == "completed")
+back = client.responses.create(model=model, max_output_tokens=8, tools=[function], input=[
+    {"role": "user", "content": "Rain?"}, call.model_dump(exclude_none=True),
+    {"type": "function_call_output", "call_id": call.call_id, "output": "dry"}])
+check("responses: the result goes back", back.usage.output_tokens > 0)
+try:
+    client.responses.create(model=model, input="x", previous_response_id="resp_1")
+    refused = None
+except openai.BadRequestError as error:
+    refused = error.param
+check("responses: what is not stored cannot be continued", refused == "previous_response_id")
+
 # embeddings: the client asks for base64 and decodes it
 vectors = client.embeddings.create(model=model, input=["a small dog", "a big dog", "the moon"])
 norms = [sum(x * x for x in v.embedding) for v in vectors.data]
@@ -107,10 +162,10 @@ def raises(kind, param, **change):
 
 check("errors: an unknown model is NotFoundError", raises(openai.NotFoundError, "model", model="gpt-9"))
 check("errors: a wrong value is BadRequestError", raises(openai.BadRequestError, "temperature", temperature=9))
-check("errors: tools are refused", raises(
-    openai.BadRequestError, "tools", tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}]))
+check("errors: a tool that is none is BadRequestError", raises(
+    openai.BadRequestError, "tools[0].function.name", tools=[{"type": "function", "function": {"name": "a b"}}]))
 check("errors: a tool result has its field named", raises(
-    openai.BadRequestError, "messages[0].role", messages=[{"role": "tool", "content": "5", "tool_call_id": "x"}]))
+    openai.BadRequestError, "messages[0].tool_call_id", messages=[{"role": "tool", "content": "5"}]))
 check("errors: too long is BadRequestError", raises(
     openai.BadRequestError, "messages", messages=[{"role": "user", "content": "word " * 200_000}]))
 
