@@ -14,6 +14,8 @@ mod model_args;
 mod numbers;
 mod perf_track;
 mod sampling_args;
+#[cfg(feature = "serve")]
+mod service_args;
 mod text_input;
 
 use clap::Parser;

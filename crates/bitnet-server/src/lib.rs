@@ -32,6 +32,7 @@ mod fields;
 mod gate;
 mod head;
 mod health;
+mod local;
 mod logprobs;
 mod messages;
 mod metrics;
@@ -44,5 +45,6 @@ mod server;
 mod tokens;
 mod web_page;
 
+pub use local::{Local, Reply};
 pub use options::ServerOptions;
 pub use server::{Server, ServerError};

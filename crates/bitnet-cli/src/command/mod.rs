@@ -1,5 +1,7 @@
 //! The commands: one file each, arguments beside the code that reads them.
 
+#[cfg(feature = "serve")]
+mod batch;
 mod bench;
 mod chat;
 mod completions;
@@ -70,6 +72,8 @@ pub(crate) enum Command {
     Chat(Box<chat::ChatArgs>),
     #[cfg(feature = "serve")]
     Serve(Box<serve::ServeArgs>),
+    #[cfg(feature = "serve")]
+    Batch(Box<batch::BatchArgs>),
     Inspect(inspect::InspectArgs),
     Tokenize(tokenize::TokenizeArgs),
     Detokenize(detokenize::DetokenizeArgs),
@@ -112,6 +116,8 @@ impl Command {
             Command::Chat(args) => chat::run(&args, console),
             #[cfg(feature = "serve")]
             Command::Serve(args) => serve::run(&args, console),
+            #[cfg(feature = "serve")]
+            Command::Batch(args) => batch::run(&args, console),
             Command::Inspect(args) => inspect::run(&args, console),
             Command::Tokenize(args) => tokenize::run(&args, console),
             Command::Detokenize(args) => detokenize::run(&args, console),

@@ -1,43 +1,25 @@
 //! `bitnet serve`: the engine over HTTP.
 
-use crate::chat_prompt;
 use crate::console::Console;
-use crate::model_args::{ModelArgs, engine_of, positive};
+use crate::model_args::positive;
+use crate::service_args::ServiceArgs;
 use anyhow::Context;
-use bitnet::kernels::PAGE_LEN;
-use bitnet::models::Config;
-use bitnet::{ChatTemplate, Engine, EngineOptions};
 use bitnet_server::{Server, ServerOptions};
 use clap::Args;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Serve the model over HTTP, for OpenAI clients and browsers
 #[derive(Args, Debug)]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
-    model: ModelArgs,
+    service: ServiceArgs,
     /// Address to listen to; 0.0.0.0 is every network of this machine
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: String,
     /// Port; 0 takes a free one
     #[arg(long, value_name = "N", default_value_t = 8080)]
     port: u16,
-    /// Name of the model in requests and answers [default: its file name]
-    #[arg(long, value_name = "NAME")]
-    name: Option<String>,
-    /// Jinja chat template to use instead of the model's
-    #[arg(long, value_name = "FILE")]
-    template: Option<PathBuf>,
-    /// Requests that are computed together
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = positive)]
-    parallel: usize,
-    /// Tokens of the KV cache that all requests share [default: twice the context]
-    #[arg(long, value_name = "N", value_parser = positive)]
-    kv_tokens: Option<usize>,
-    /// Prompt tokens that are read between two tokens of an answer, at most [default: 256]
-    #[arg(long, value_name = "N", value_parser = positive)]
-    chunk: Option<usize>,
     /// Requests that may wait; more are refused with status 503
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive)]
     queue: usize,
@@ -63,16 +45,8 @@ pub(crate) struct ServeArgs {
 
 pub(crate) fn run(args: &ServeArgs, console: &Console) -> anyhow::Result<()> {
     let api_keys = args.api_keys()?;
-    let checkpoint = args.model.path.checkpoint(&args.model.load, console)?;
-    let mut options = args.model.options();
-    options.sequences = Some(args.parallel);
-    options.chunk = args.chunk;
-    let context = options.working_shape(Config::read(&checkpoint, &options.load)?.0.context)?.0;
-    let kv_tokens = args.kv_tokens.unwrap_or(context.saturating_mul(2));
-    // one more, to copy a shared page to
-    let options = EngineOptions { kv_pages: Some(kv_tokens.div_ceil(PAGE_LEN).saturating_add(1)), ..options };
-    let engine = engine_of(&checkpoint, &args.model.path, options, console)?;
-    let template = args.template(&engine, console)?;
+    let engine = args.service.engine(console)?;
+    let template = args.service.template(&engine, console)?;
     let options = ServerOptions {
         template,
         queue: args.queue,
@@ -82,28 +56,18 @@ pub(crate) fn run(args: &ServeArgs, console: &Console) -> anyhow::Result<()> {
         max_connections: args.max_connections,
         time_limit: Duration::from_secs(args.time_limit.into()),
         drain_limit: Duration::from_secs(args.drain_limit.into()),
-        ..ServerOptions::new(args.name())
+        ..ServerOptions::new(args.service.name())
     };
     let open = options.api_keys.is_empty();
     let server = Server::bind(engine.into(), (args.host.as_str(), args.port), options)?;
     if open && !server.address().ip().is_loopback() {
         console.note("everybody who reaches this address may ask: --api-key-file FILE asks for keys");
     }
-    console.say(format!("listening on http://{} as {:?}; Ctrl-C stops", server.address(), args.name()));
+    console.say(format!("listening on http://{} as {:?}; Ctrl-C stops", server.address(), args.service.name()));
     Ok(server.run()?)
 }
 
 impl ServeArgs {
-    /// The file's name without its ending; directories are named whole (`bitnet-b1.58-2B-4T`).
-    fn name(&self) -> String {
-        let of = |path: &Path| {
-            let file = path.extension().is_some_and(|ending| ending == "gguf" || ending == "bin");
-            let name = if file { path.file_stem() } else { path.file_name() };
-            name.unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
-        };
-        self.name.clone().or(self.model.path.model.as_deref().map(of)).unwrap_or_else(|| "stories".into())
-    }
-
     /// Keys of the file, or else of the environment. Asking for keys and getting none would open the door.
     fn api_keys(&self) -> anyhow::Result<Vec<String>> {
         let keys = |text: &str, separator: char| -> Vec<String> {
@@ -124,21 +88,5 @@ impl ServeArgs {
             Err(std::env::VarError::NotPresent) => Ok(Vec::new()),
             Err(error) => Err(error).context("BITNET_API_KEYS"),
         }
-    }
-
-    /// The template given, the story model's, or `None` for the model's own.
-    fn template(&self, engine: &Engine, console: &Console) -> anyhow::Result<Option<ChatTemplate>> {
-        if let Some(path) = &self.template {
-            return Ok(Some(chat_prompt::template_file(path, engine.require_tokenizer()?)?));
-        }
-        #[cfg(feature = "default-model")]
-        if self.model.path.model.is_none() {
-            console.note("the story model does not chat: it continues what the messages say");
-            return Ok(Some(chat_prompt::template(bitnet::STORY_TEMPLATE, engine.require_tokenizer()?)?));
-        }
-        if engine.tokenizer().is_none_or(|tokenizer| tokenizer.chat_template().is_none()) {
-            console.note("the model has no chat template: chat requests are refused; --template FILE gives one");
-        }
-        Ok(None)
     }
 }

@@ -3,6 +3,8 @@
 //! Tests run on the embedded model wherever they can, so that the project tests itself on a clean clone. Those that
 //! compare with other engines read `../shared` beside the checkout and say SKIPPED without it.
 
+#[cfg(feature = "serve")]
+mod batch;
 mod chat;
 mod convert;
 mod damage;
