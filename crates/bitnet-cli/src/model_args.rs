@@ -64,6 +64,9 @@ pub(crate) struct ModelArgs {
     /// Use at most this instruction set (see `bitnet doctor`) [default: BITNET_ISA, or the best]
     #[arg(long, value_name = "TIER", help_heading = "Model")]
     pub(crate) isa: Option<Isa>,
+    /// LoRA side-car to compute beside the weights: a directory with adapter_model.safetensors and adapter_config.json
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub(crate) lora: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) kv: KvArgs,
     #[command(flatten)]
@@ -165,7 +168,7 @@ impl LoadArgs {
                 ActivationArg::Gelu => Activation::GeluTanh,
             }),
             inverse_scale: self.scale.map(|s| s == ScaleArg::Inverse),
-            select_head: None,
+            ..LoadOptions::default()
         }
     }
 }
@@ -210,7 +213,7 @@ impl ModelArgs {
             threads: self.threads,
             isa: self.isa.map(|isa| isa.to_string()),
             tokenizer: self.path.tokenizer.clone(),
-            load: self.load.options(),
+            load: LoadOptions { lora: self.lora.clone(), ..self.load.options() },
             ..EngineOptions::default()
         }
     }

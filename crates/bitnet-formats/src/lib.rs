@@ -19,5 +19,6 @@ mod tensor;
 pub use checkpoint::{Checkpoint, OpenOptions, Source};
 pub use encoding::{Encoding, I2sLayout, Scales, Ternary, TileParams};
 pub use error::FormatError;
+pub use map::map;
 pub use scan::Scan;
 pub use tensor::{Tensor, TensorSource};

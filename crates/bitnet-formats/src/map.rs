@@ -9,7 +9,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// The file cannot be opened, is not a regular file, or cannot be mapped.
-pub(crate) fn map(path: &Path) -> Result<Bytes, FormatError> {
+pub fn map(path: &Path) -> Result<Bytes, FormatError> {
     let io = |source| FormatError::Io { path: path.to_owned(), source };
     let file = File::open(path).map_err(io)?;
     let about = file.metadata().map_err(io)?;

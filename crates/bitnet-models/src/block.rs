@@ -1,6 +1,7 @@
 //! One decoder block: its weights, and how projections that share an input are applied.
 
 use crate::ModelError;
+use crate::adapter::{LowRank, LowRankRows, LowRankWeights};
 use crate::config::Config;
 use crate::names::{BlockRole, Projection, Role};
 use crate::state::{Input, Inputs};
@@ -60,10 +61,25 @@ impl<B: Backend> Block<B> {
 
     /// Its matrices.
     pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear<B>> {
-        [&self.qkv, &self.output, &self.gate_up, &self.down].into_iter().flat_map(|group| match group {
-            Group::Together(linear) => vec![linear],
-            Group::Apart(linears) => linears.iter().map(|(_, linear)| linear).collect(),
+        [&self.qkv, &self.output, &self.gate_up, &self.down].into_iter().flat_map(|group| match &group.matrices {
+            Matrices::Together(linear) => vec![linear],
+            Matrices::Apart(linears) => linears.iter().map(|(_, linear)| linear).collect(),
         })
+    }
+
+    /// Puts the matrices of a side-car beside their projection.
+    pub(crate) fn adapt(&mut self, weights: LowRankWeights, backend: &B) -> Result<(), ModelError> {
+        let (group, index) = match weights.projection {
+            Projection::Query => (&mut self.qkv, 0),
+            Projection::Key => (&mut self.qkv, 1),
+            Projection::Value => (&mut self.qkv, 2),
+            Projection::Output => (&mut self.output, 0),
+            Projection::Gate => (&mut self.gate_up, 0),
+            Projection::Up => (&mut self.gate_up, 1),
+            Projection::Down => (&mut self.down, 0),
+        };
+        group.adapters.push((index, LowRank::load(weights, backend)?));
+        Ok(())
     }
 
     fn load(loader: &mut Loader<'_>, config: &Config, backend: &B, layer: usize) -> Result<Self, ModelError> {
@@ -134,8 +150,13 @@ pub(crate) enum Linear<B: Backend> {
     Dense(Vec<B::Dense>),
 }
 
-/// Projections that share their input.
-pub(crate) enum Group<B: Backend> {
+/// Projections that share their input, and side-cars by the number of their projection.
+pub(crate) struct Group<B: Backend> {
+    matrices: Matrices<B>,
+    adapters: Vec<(usize, LowRank<B>)>,
+}
+
+enum Matrices<B: Backend> {
     /// All see the same int8 (or float) rows: one call.
     Together(Linear<B>),
     /// Each has a norm of its own, or ternary and dense ones are mixed: one call each.
@@ -147,7 +168,7 @@ impl<B: Backend> Group<B> {
     fn of(norms: Vec<B::Norm>, linears: Vec<Linear<B>>) -> Self {
         let all_ternary = linears.iter().all(|l| matches!(l, Linear::Ternary(_)));
         let all_dense = linears.iter().all(|l| matches!(l, Linear::Dense(_)));
-        if norms.is_empty() && (all_ternary || all_dense) {
+        let matrices = if norms.is_empty() && (all_ternary || all_dense) {
             let (mut ternary, mut dense) = (Vec::new(), Vec::new());
             for linear in linears {
                 match linear {
@@ -155,76 +176,105 @@ impl<B: Backend> Group<B> {
                     Linear::Dense(weights) => dense.extend(weights),
                 }
             }
-            return Group::Together(if all_ternary { Linear::Ternary(ternary) } else { Linear::Dense(dense) });
-        }
-        let norms = norms.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
-        Group::Apart(norms.zip(linears).collect())
+            Matrices::Together(if all_ternary { Linear::Ternary(ternary) } else { Linear::Dense(dense) })
+        } else {
+            let norms = norms.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+            Matrices::Apart(norms.zip(linears).collect())
+        };
+        Group { matrices, adapters: Vec::new() }
     }
 
-    /// `outs[i] = norm(x) · weights[i]ᵀ`, with the projection's own norm in between where it has one.
+    /// The ternary matrices, if one call does it all.
+    fn all_ternary(&self) -> Option<&[B::Ternary]> {
+        match &self.matrices {
+            Matrices::Together(Linear::Ternary(weights)) if self.adapters.is_empty() => Some(weights),
+            _ => None,
+        }
+    }
+
+    /// `outs[i] = norm(x) · weights[i]ᵀ`, with the projection's own norm in between where it has one, and its side-car beside it.
     pub(crate) fn apply<const N: usize>(
         &self,
         backend: &B,
         x: &B::Rows,
         norm: Option<&B::Norm>,
         input: &mut Input<B>,
+        lora: &mut LowRankRows<B::Rows>,
         mut outs: [&mut B::Rows; N],
     ) {
         let Inputs { normed, inner, int8 } = input;
-        match self {
-            Group::Together(linear) => linear.apply(backend, x, norm, normed, int8, &mut outs),
-            Group::Apart(linears) => {
-                let x = match norm {
-                    Some(norm) => {
-                        backend.norm(x, norm, normed);
-                        normed
-                    }
-                    None => x,
-                };
-                for ((in_norm, linear), out) in linears.iter().zip(outs) {
-                    linear.apply(backend, x, in_norm.as_ref(), inner, int8, &mut [out]);
+        match &self.matrices {
+            Matrices::Together(linear) => linear.apply(backend, x, norm, normed, int8, &mut outs),
+            Matrices::Apart(linears) => {
+                let x = normed_rows(backend, x, norm, normed);
+                for ((in_norm, linear), out) in linears.iter().zip(&mut outs) {
+                    linear.apply(backend, x, in_norm.as_ref(), inner, int8, &mut [&mut **out]);
                 }
             }
         }
+        if !self.adapters.is_empty() {
+            let x = normed_rows(backend, x, norm, normed);
+            for (index, adapter) in &self.adapters {
+                adapter.add_to(backend, x, lora, outs[*index]);
+            }
+        }
     }
-}
 
-impl<B: Backend> Group<B> {
     /// `out += norm(x) · weightᵀ` for the only matrix, with `branch` in between where that takes two steps.
+    #[allow(clippy::too_many_arguments)] // the operands of a step
     pub(crate) fn add_to(
         &self,
         backend: &B,
         x: &B::Rows,
         norm: Option<&B::Norm>,
         input: &mut Input<B>,
+        lora: &mut LowRankRows<B::Rows>,
         branch: &mut B::Rows,
         out: &mut B::Rows,
     ) {
-        if let Group::Together(Linear::Ternary(weights)) = self {
+        if let Some(weights) = self.all_ternary() {
             backend.norm_quantize(x, norm, &mut input.int8);
             return backend.ternary_add(&input.int8, &weights[0], branch, out);
         }
-        self.apply(backend, x, norm, input, [&mut *branch]);
+        self.apply(backend, x, norm, input, lora, [&mut *branch]);
         backend.add(out, branch);
     }
 
     /// `gate = activation(gate projection) · up projection` of the two matrices, with `up` in between where that takes two
     /// steps.
+    #[allow(clippy::too_many_arguments)] // the operands of a step
     pub(crate) fn gated(
         &self,
         backend: &B,
         x: &B::Rows,
         norm: &B::Norm,
         input: &mut Input<B>,
+        lora: &mut LowRankRows<B::Rows>,
         activation: Activation,
         [gate, up]: [&mut B::Rows; 2],
     ) {
-        if let Group::Together(Linear::Ternary(weights)) = self {
+        if let Some(weights) = self.all_ternary() {
             backend.norm_quantize(x, Some(norm), &mut input.int8);
             return backend.ternary_gated(&input.int8, [&weights[0], &weights[1]], activation, gate, up);
         }
-        self.apply(backend, x, Some(norm), input, [&mut *gate, &mut *up]);
+        self.apply(backend, x, Some(norm), input, lora, [&mut *gate, &mut *up]);
         backend.gated_activation(activation, gate, up);
+    }
+}
+
+/// The rows after a norm, or as they are.
+fn normed_rows<'a, B: Backend>(
+    backend: &B,
+    x: &'a B::Rows,
+    norm: Option<&B::Norm>,
+    normed: &'a mut B::Rows,
+) -> &'a B::Rows {
+    match norm {
+        Some(norm) => {
+            backend.norm(x, norm, normed);
+            normed
+        }
+        None => x,
     }
 }
 
@@ -244,13 +294,7 @@ impl<B: Backend> Linear<B> {
                 backend.ternary_matmul(int8, &array::from_fn::<_, N, _>(|i| &weights[i]), outs);
             }
             Linear::Dense(weights) => {
-                let x = match norm {
-                    Some(norm) => {
-                        backend.norm(x, norm, normed);
-                        &*normed
-                    }
-                    None => x,
-                };
+                let x = normed_rows(backend, x, norm, normed);
                 backend.dense_matmul(x, &array::from_fn::<_, N, _>(|i| &weights[i]), outs);
             }
         }

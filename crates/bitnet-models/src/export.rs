@@ -315,7 +315,7 @@ impl<'a> Planner<'a, '_> {
         match self.options.form {
             Form::Gguf(encoding) => self.add(role, Some(tensor), vec![rows, cols], encoding, content),
             Form::HfFloat => {
-                let content = content.as_stored().map_err(|reason| refuse(self, reason.into()))?;
+                let content = content.into_stored().map_err(|reason| refuse(self, reason.into()))?;
                 let to = if is_float(tensor.encoding) { tensor.encoding } else { Encoding::F32 };
                 self.add(role, Some(tensor), vec![rows, cols], to, content);
             }

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adapter;
 mod block;
 pub mod catalogue;
 mod chat;

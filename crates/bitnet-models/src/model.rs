@@ -5,7 +5,7 @@ use crate::names::Role;
 use crate::plan::MemoryPlan;
 use crate::state::{Buffers, State, StateShape};
 use crate::weights::{Loader, WeightBytes};
-use crate::{Config, ModelError, rope};
+use crate::{Config, ModelError, adapter, rope};
 use bitnet_formats::Checkpoint;
 use bitnet_kernels::{Backend, Batch, Computed, RopeTable, Wanted};
 use std::mem::swap;
@@ -24,6 +24,9 @@ pub struct LoadOptions {
     /// Reserves memory for finding the tokens that can be chosen without reading the whole output head: about a third of the
     /// head's bytes, touched with the second token that is chosen that way. By default for heads of 64 MiB or more.
     pub select_head: Option<bool>,
+    /// A LoRA side-car in PEFT's form (a directory, or its safetensors file with `adapter_config.json` beside it), computed beside
+    /// the weights and not merged into them.
+    pub lora: Option<std::path::PathBuf>,
 }
 
 /// A loaded network on a backend.
@@ -72,8 +75,14 @@ impl<B: Backend> Model<B> {
         };
         let final_norm = block::norm(&mut loader, &backend, Role::FinalNorm, config.hidden)?;
         let factors = loader.rope_factors()?;
-        let blocks = Block::load_all(&mut loader, &config, &backend)?;
+        let mut blocks = Block::load_all(&mut loader, &config, &backend)?;
         loader.finish()?;
+        if let Some(path) = &options.lora {
+            for weights in adapter::read(path, &config)? {
+                loader.bytes.adapt(&weights);
+                blocks[weights.layer].adapt(weights, &backend)?;
+            }
+        }
         let Loader { notes, bytes, .. } = loader;
         let (rope, local_rope) = rope::tables(&config, factors.as_deref());
         Ok(Model { backend, config, notes, bytes, embedding, blocks, rope, local_rope, final_norm, head })
@@ -154,13 +163,13 @@ impl<B: Backend> Model<B> {
     fn run_blocks(&self, state: &mut State<B>, batch: &Batch, observe: &mut impl FnMut(Stage, &B::Rows)) {
         let Model { backend: b, config: c, .. } = self;
         let State { buffers, kv } = state;
-        let Buffers { hidden, branch, q, k, v, attended, gate, up, .. } = buffers;
+        let Buffers { hidden, branch, q, k, v, attended, gate, up, lora, .. } = buffers;
 
         b.embed(&self.embedding, batch.tokens(), c.embed_scale, hidden);
         observe(Stage::Embedding, hidden);
         for (layer, block) in self.blocks.iter().enumerate() {
             // attention
-            block.qkv.apply(b, hidden, Some(&block.attention_norm), &mut buffers.hidden_input, [q, k, v]);
+            block.qkv.apply(b, hidden, Some(&block.attention_norm), &mut buffers.hidden_input, lora, [q, k, v]);
             if let Some((query_norm, key_norm)) = &block.query_key_norms {
                 b.norm(q, query_norm, &mut buffers.q_normed);
                 b.norm(k, key_norm, &mut buffers.k_normed);
@@ -173,21 +182,22 @@ impl<B: Backend> Model<B> {
             let sub_norm = block.attention_sub_norm.as_ref();
             let input = &mut buffers.attended_input;
             match &block.post_attention_norm {
-                None => block.output.add_to(b, attended, sub_norm, input, branch, hidden),
+                None => block.output.add_to(b, attended, sub_norm, input, lora, branch, hidden),
                 Some(norm) => {
-                    block.output.apply(b, attended, sub_norm, input, [&mut *branch]);
+                    block.output.apply(b, attended, sub_norm, input, lora, [&mut *branch]);
                     b.norm(branch, norm, &mut buffers.branch_normed);
                     b.add(hidden, &buffers.branch_normed);
                 }
             }
 
             // feed-forward
-            block.gate_up.gated(b, hidden, &block.ffn_norm, &mut buffers.hidden_input, c.activation, [gate, &mut *up]);
+            let input = &mut buffers.hidden_input;
+            block.gate_up.gated(b, hidden, &block.ffn_norm, input, lora, c.activation, [gate, &mut *up]);
             let (sub_norm, input) = (block.ffn_sub_norm.as_ref(), &mut buffers.ffn_input);
             match &block.post_ffn_norm {
-                None => block.down.add_to(b, gate, sub_norm, input, branch, hidden),
+                None => block.down.add_to(b, gate, sub_norm, input, lora, branch, hidden),
                 Some(norm) => {
-                    block.down.apply(b, gate, sub_norm, input, [&mut *branch]);
+                    block.down.apply(b, gate, sub_norm, input, lora, [&mut *branch]);
                     b.norm(branch, norm, &mut buffers.branch_normed);
                     b.add(hidden, &buffers.branch_normed);
                 }

@@ -3,7 +3,7 @@
 use crate::names::{BlockRole, Projection, Role};
 use crate::state::{Buffers, StateShape};
 use crate::weights::{Loader, WeightBytes};
-use crate::{Config, LoadOptions, ModelError};
+use crate::{Config, LoadOptions, ModelError, adapter};
 use bitnet_formats::Checkpoint;
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -57,6 +57,9 @@ impl MemoryPlan {
             }
         }
         loader.finish()?;
+        if let Some(path) = &options.lora {
+            adapter::read(path, &config)?.iter().for_each(|weights| loader.bytes.adapt(weights));
+        }
         Ok(MemoryPlan::new(&config, &loader.bytes, shape))
     }
 

@@ -67,9 +67,13 @@ impl HeadRows {
     /// The order in which rows of a projection must be brought: that of Q and K of Hugging Face checkpoints, which are
     /// in NeoX order, when the network computes with neighbouring pairs.
     pub(crate) fn of(checkpoint: &Checkpoint, config: &Config, projection: Projection) -> Option<HeadRows> {
+        HeadRows::of_hugging_face(config, projection).filter(|_| matches!(checkpoint.source, Source::HuggingFace(_)))
+    }
+
+    /// The order in which rows in Hugging Face's order must be brought for the network.
+    pub(crate) fn of_hugging_face(config: &Config, projection: Projection) -> Option<HeadRows> {
         let rotated = matches!(projection, Projection::Query | Projection::Key);
-        let neox = matches!(checkpoint.source, Source::HuggingFace(_));
-        (rotated && neox && config.rope_style == RopeStyle::Interleaved).then_some(HeadRows {
+        (rotated && config.rope_style == RopeStyle::Interleaved).then_some(HeadRows {
             head_dim: config.head_dim,
             rope_dim: config.rope_dim,
             back: false,
@@ -78,13 +82,8 @@ impl HeadRows {
 
     /// The order in which a Hugging Face checkpoint has the rows of a projection, from that of this one.
     pub(crate) fn back(checkpoint: &Checkpoint, config: &Config, projection: Projection) -> Option<HeadRows> {
-        let rotated = matches!(projection, Projection::Query | Projection::Key);
-        let neox = matches!(checkpoint.source, Source::HuggingFace(_));
-        (rotated && !neox && config.rope_style == RopeStyle::Interleaved).then_some(HeadRows {
-            head_dim: config.head_dim,
-            rope_dim: config.rope_dim,
-            back: true,
-        })
+        let order = HeadRows::of_hugging_face(config, projection).map(|order| HeadRows { back: true, ..order });
+        order.filter(|_| !matches!(checkpoint.source, Source::HuggingFace(_)))
     }
 
     /// The row of the input that becomes row `row`.

@@ -1,5 +1,6 @@
 //! Working memory: activation buffers and KV cache, all made before the first step.
 
+use crate::adapter::LowRankRows;
 use crate::config::Config;
 use crate::weights::WeightBytes;
 use bitnet_kernels::{Backend, KernelError, KvFormat, KvShape};
@@ -67,6 +68,7 @@ pub(crate) struct Buffers<R, Q> {
     pub(crate) attended_input: Inputs<R, Q>,
     /// Input of the down projection.
     pub(crate) ffn_input: Inputs<R, Q>,
+    pub(crate) lora: LowRankRows<R>,
     /// `[logit rows, vocab]`.
     pub(crate) logits: R,
 }
@@ -98,7 +100,7 @@ impl<R, Q> Buffers<R, Q> {
         let only_if = |wanted: bool| if wanted { tokens } else { 0 };
         let in_norms = config.in_norm_eps.is_some();
         // dense and ternary projections side by side are normed apart
-        let normed = only_if(weights.float || in_norms);
+        let normed = only_if(weights.float || in_norms || weights.lora_rank > 0);
         let inner = only_if(weights.float && in_norms);
         let qk_norms = only_if(config.qk_norms);
         Ok(Buffers {
@@ -128,6 +130,7 @@ impl<R, Q> Buffers<R, Q> {
                 inner: rows(inner, ffn)?,
                 int8: int8(only_if(weights.int8), ffn)?,
             },
+            lora: LowRankRows::new(config, weights.lora_rank, shape, rows)?,
             logits: rows(shape.max_logits, config.vocab)?,
         })
     }

@@ -40,6 +40,8 @@ pub(crate) struct WeightBytes {
     pub(crate) int8: bool,
     /// Some projection takes floats.
     pub(crate) float: bool,
+    /// Rank of the side-car; 0 without one.
+    pub(crate) lora_rank: usize,
 }
 
 /// Hands out the tensors of a checkpoint by what they are for.
@@ -75,7 +77,7 @@ impl<'a> Loader<'a> {
     pub(crate) fn join(&mut self, part: Loader<'a>) {
         self.inventory.join(part.inventory);
         part.notes.into_iter().for_each(|note| self.note_once(note));
-        let WeightBytes { mapped, owned, per_token, head, int8, float } = part.bytes;
+        let WeightBytes { mapped, owned, per_token, head, int8, float, lora_rank: _ } = part.bytes;
         self.bytes.mapped += mapped;
         self.bytes.owned += owned;
         self.bytes.per_token += per_token;

@@ -9,6 +9,9 @@ mod runner;
 #[allow(dead_code)]
 mod synthetic;
 
+#[path = "support/side_car.rs"]
+mod side_car;
+
 use bitnet_formats::{Checkpoint, Encoding, I2sLayout};
 use bitnet_kernels::{CpuOptions, Isa, KvFormat};
 use bitnet_models::{Activations, LoadOptions};
@@ -32,12 +35,20 @@ struct Case {
     checkpoint: Checkpoint,
     options: LoadOptions,
     kv_format: KvFormat,
+    /// Holds a side-car.
+    _dir: tempfile::TempDir,
 }
 
 /// One of the models that between them use every verb and every way of the forward pass.
 fn case(name: &'static str) -> Case {
     let mut options = LoadOptions::default();
+    let dir = tempfile::tempdir().unwrap();
     let (model, kv_format) = match name {
+        "side-car" => {
+            side_car::write(dir.path(), &side_car::matrices(TINY, 3, 0.05, 7), &side_car::settings(3, 6.0));
+            options.lora = Some(dir.path().to_owned());
+            (Synthetic::new("bitnet-b1.58", TINY, I2S, 1), KvFormat::F32)
+        }
         "bitnet" => (Synthetic::new("bitnet-b1.58", TINY, I2S, 1), KvFormat::F16),
         "odd sizes" => (Synthetic::new("bitnet", ODD, Encoding::F32, 2), KvFormat::F32),
         "float activations" => {
@@ -68,7 +79,7 @@ fn case(name: &'static str) -> Case {
         }
         _ => (Synthetic::new("qwen3", TINY, Encoding::Q8_0, 5), KvFormat::F16),
     };
-    Case { name, checkpoint: model.checkpoint(), options, kv_format }
+    Case { name, checkpoint: model.checkpoint(), options, kv_format, _dir: dir }
 }
 
 impl Case {
@@ -161,6 +172,11 @@ fn grouped_scales() {
 #[test]
 fn dense() {
     case("dense").is_exact();
+}
+
+#[test]
+fn side_car() {
+    case("side-car").is_exact();
 }
 
 /// Sequences come and go as a server's do: some read a prompt while others decode.

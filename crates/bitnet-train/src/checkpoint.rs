@@ -41,7 +41,7 @@ pub(crate) fn save(
     let path = path(dir);
     let mut data: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
     let bytes = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-    for (index, (param, moments)) in network.params.iter().zip(&optimizer.moments).enumerate() {
+    for (index, (param, moments)) in network.trained().iter().zip(&optimizer.moments).enumerate() {
         let average = optimizer.average.get(index).map_or(&[][..], Vec::as_slice);
         let Moments { mean, square } = moments;
         for (kind, values) in [("weight", &param.values[..]), ("mean", mean), ("square", square), ("average", average)]
@@ -139,8 +139,8 @@ pub(crate) fn load(
         )));
     }
     let decides = |recipe: &Recipe| {
-        let Recipe { start, data, optimizer, teacher, run, .. } = recipe.clone();
-        (start, data, optimizer, teacher, run.seed)
+        let Recipe { start, lora, data, optimizer, teacher, run, .. } = recipe.clone();
+        (start, lora, data, optimizer, teacher, run.seed)
     };
     if decides(&saved) != decides(recipe) {
         return Err(error(
@@ -158,7 +158,7 @@ pub(crate) fn load(
         let (chunks, _) = view.data().as_chunks::<4>();
         Ok(chunks.iter().map(|&b| f32::from_le_bytes(b)).collect())
     };
-    for (param, moments) in network.params.iter_mut().zip(&mut optimizer.moments) {
+    for (param, moments) in network.trained_mut().iter_mut().zip(&mut optimizer.moments) {
         let Param { name, dims, values: weights, .. } = param;
         *weights = values(format!("weight.{name}"), dims)?;
         if let Some(at) = weights.iter().position(|x| !x.is_finite()) {
@@ -169,7 +169,7 @@ pub(crate) fn load(
             moments.square = values(format!("square.{name}"), dims)?;
         }
     }
-    for (average, param) in optimizer.average.iter_mut().zip(&network.params) {
+    for (average, param) in optimizer.average.iter_mut().zip(network.trained()) {
         *average = values(format!("average.{}", param.name), &param.dims)?;
     }
     optimizer.steps = progress.step;

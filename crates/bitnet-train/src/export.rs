@@ -6,22 +6,27 @@ use crate::network::Network;
 use crate::ops::NORM_EPS;
 use crate::optimizer::Optimizer;
 use crate::tokenizer::Vocabulary;
-use crate::{Family, TrainError};
+use crate::{Family, LoraRecipe, TrainError};
 use serde_json::json;
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Writes `model.safetensors`, `config.json`, `tokenizer.json` and `tokenizer_config.json` into `dir`, each whole.
+/// Writes `model.safetensors`, `config.json`, `tokenizer.json` and `tokenizer_config.json` into `dir`, each whole; of a network with a
+/// side-car this one instead, as PEFT has it: `adapter_model.safetensors` and `adapter_config.json`.
 pub(crate) fn write(network: &Network, vocabulary: &Vocabulary, dir: &Path) -> Result<(), TrainError> {
     std::fs::create_dir_all(dir).map_err(TrainError::file(dir))?;
     let bytes = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-    let data: Vec<_> = network.params.iter().map(|p| (p.name.clone(), p.dims.clone(), bytes(&p.values))).collect();
+    let data: Vec<_> = network.trained().iter().map(|p| (p.name.clone(), p.dims.clone(), bytes(&p.values))).collect();
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]); // transformers asks for it
     let end = vocabulary.end();
     let text = |value: &serde_json::Value| format!("{value:#}\n").into_bytes();
     write_whole(&dir.join("tokenizer.json"), vocabulary.to_json()?.as_bytes())?;
     let tokenizer = vocabulary.config(network.recipe.context);
     write_whole(&dir.join("tokenizer_config.json"), &text(&tokenizer))?;
+    if let Some(lora) = &network.lora {
+        write_tensors(&dir.join("adapter_model.safetensors"), &data, metadata)?;
+        return write_whole(&dir.join("adapter_config.json"), &text(&adapter_config(&lora.recipe)));
+    }
     write_tensors(&dir.join("model.safetensors"), &data, metadata)?;
     write_whole(&dir.join("config.json"), &text(&config(network, end)))
 }
@@ -35,12 +40,31 @@ pub fn export_last(run: &Path, dir: &Path) -> Result<(), TrainError> {
     let template = recipe.tokenizer.chat_template.as_deref();
     let vocabulary = Vocabulary::read(&run.join("tokenizer.json"), recipe.start.as_deref(), template)?;
     let mut network = Network::new(&recipe.model, vocabulary.len(), recipe.run.seed);
-    let mut optimizer = Optimizer::new(&recipe.optimizer, &network.params);
+    if let Some(lora) = &recipe.lora {
+        network.adapt(lora, recipe.run.seed);
+    }
+    let mut optimizer = Optimizer::new(&recipe.optimizer, network.trained());
     checkpoint::load(run, &recipe, &mut network, &mut optimizer)?;
-    for (param, average) in network.params.iter_mut().zip(optimizer.average) {
+    for (param, average) in network.trained_mut().iter_mut().zip(optimizer.average) {
         param.values = average;
     }
     write(&network, &vocabulary, dir)
+}
+
+fn adapter_config(lora: &LoraRecipe) -> serde_json::Value {
+    json!({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "use_rslora": false,
+        "use_dora": false,
+        "fan_in_fan_out": false,
+        "inference_mode": true,
+        "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    })
 }
 
 fn config(network: &Network, end: u32) -> serde_json::Value {

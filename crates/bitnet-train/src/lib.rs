@@ -16,7 +16,9 @@ mod compensation;
 mod corpus;
 mod error;
 mod export;
+mod lora;
 mod loss_plot;
+mod low_rank;
 mod matmul;
 mod measure;
 mod muon;
@@ -28,6 +30,7 @@ mod quantize;
 mod random;
 mod recipe;
 mod schedule;
+mod shard;
 mod start;
 mod tensorboard;
 mod tokenizer;
@@ -41,6 +44,7 @@ pub use measure::Validation;
 pub use network::Network;
 pub use quantize::{QuantizeOptions, Quantizer};
 pub use recipe::{
-    DataRecipe, Family, Method, ModelRecipe, OptimizerRecipe, Recipe, RunRecipe, Source, TeacherRecipe, TokenizerRecipe,
+    DataRecipe, Family, LoraRecipe, Method, ModelRecipe, OptimizerRecipe, Recipe, RunRecipe, Source, TeacherRecipe,
+    TokenizerRecipe,
 };
 pub use trainer::{Event, Outcome, Trainer};

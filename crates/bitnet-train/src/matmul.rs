@@ -8,9 +8,11 @@
 //! AVX-512 64, and packing, which reads and writes each operand once.
 
 use crate::vectorized::vectorized;
-use bitnet_kernels::{Bf16Sums, Bf16Tile, Bf16Unit};
+use bitnet_kernels::{Bf16Sums, Bf16Tile, Bf16Unit, Cpu, CpuOptions, arithmetic_peak};
 use rayon::prelude::*;
 use std::cell::RefCell;
+use std::hint::black_box;
+use std::time::Instant;
 
 /// Lines of a strip: rows of the left operand, columns of the right one.
 pub(crate) const STRIP: usize = 32;
@@ -320,6 +322,32 @@ fn strip_product(
             }
         }
     }
+}
+
+/// Floating-point operations per second that all threads do at most: with the matrix unit on tiles that lie in the nearest cache, or with
+/// vectors in registers where there is none. Takes some hundredths of a second.
+pub(crate) fn peak() -> f64 {
+    const STEPS: usize = 8;
+    const REPEATS: usize = 200;
+    let threads = rayon::current_num_threads();
+    let Some(unit) = Bf16Unit::new() else {
+        let cpu = Cpu::new(CpuOptions { threads: Some(threads), isa: None });
+        return cpu.map_or(f64::INFINITY, |cpu| arithmetic_peak(&cpu).float);
+    };
+    let tiles = vec![Bf16Tile::ZERO; 2 * STEPS];
+    let operations = (threads * REPEATS * STEPS * 2 * STRIP * STRIP * DEPTH) as f64;
+    let pass = |_| {
+        let start = Instant::now();
+        (0..threads).into_par_iter().with_max_len(1).for_each(|_| {
+            for _ in 0..REPEATS {
+                unit.multiply(black_box(&tiles), black_box(&tiles), STEPS, |_, _, sums| {
+                    black_box(sums);
+                });
+            }
+        });
+        operations / start.elapsed().as_secs_f64()
+    };
+    (0..20).map(pass).fold(0.0, f64::max)
 }
 
 /// What the matrix unit does, with vectors: a row at a time stays in registers.

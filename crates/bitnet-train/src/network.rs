@@ -1,5 +1,6 @@
 //! The network: float master weights under their Hugging Face names, and what is multiplied with in one step.
 
+use crate::lora::Lora;
 use crate::matmul::{Operand, Packed, Values};
 use crate::ops::{Rotations, Rounding, ternary_values};
 use crate::pass::Pass;
@@ -47,6 +48,8 @@ pub struct Network {
     pub(crate) blocks: Vec<Block>,
     pub(crate) final_norm: usize,
     pub(crate) rotations: Rotations,
+    /// A side-car: then its parameters, which stand after all others, are the only ones that are trained.
+    pub(crate) lora: Option<Lora>,
 }
 
 impl Network {
@@ -87,21 +90,32 @@ impl Network {
         let blocks = (0..m.layers).map(&mut block).collect();
         let final_norm = add("norm".into(), &[m.hidden]);
         let rotations = Rotations::new(m.context, m.head_dim, m.rope_theta);
-        Network { recipe: recipe.clone(), vocab, params, blocks, final_norm, rotations }
+        Network { recipe: recipe.clone(), vocab, params, blocks, final_norm, rotations, lora: None }
     }
 
-    /// Weights in all.
+    /// The parameters that move.
+    pub(crate) fn trained(&self) -> &[Param] {
+        &self.params[self.lora.as_ref().map_or(0, |lora| lora.first)..]
+    }
+
+    pub(crate) fn trained_mut(&mut self) -> &mut [Param] {
+        &mut self.params[self.lora.as_ref().map_or(0, |lora| lora.first)..]
+    }
+
+    /// Weights in all that are trained.
     pub fn parameters(&self) -> usize {
-        self.params.iter().map(|param| param.values.len()).sum()
+        self.trained().iter().map(|param| param.values.len()).sum()
     }
 
-    /// Floating-point operations of forward and backward pass per token: six per weight of a matrix, and twelve per
+    /// Floating-point operations of forward and backward pass per token: six per weight of a matrix, four of a frozen one, and twelve per
     /// channel of attention and position (Chowdhery et al. 2022, appendix B).
     pub fn flops_per_token(&self) -> f64 {
+        // the gradient of a frozen projection is not computed
+        let per_weight = |param: &Param| if param.gradient.is_empty() { 4 } else { 6 };
         let matrices = self.params.iter().filter(|param| param.dims.len() == 2);
-        let weights: usize = matrices.map(|param| param.values.len()).sum();
+        let weights: usize = matrices.map(|param| per_weight(param) * param.values.len()).sum();
         let m = &self.recipe;
-        6.0 * weights as f64 + 12.0 * (m.layers * m.heads * m.head_dim * m.context) as f64
+        weights as f64 + 12.0 * (m.layers * m.heads * m.head_dim * m.context) as f64
     }
 
     /// Logits `[tokens, vocab]` of a text, with full quantisation: what the exported model computes, within
@@ -141,6 +155,9 @@ impl Weights {
         let rounding = Rounding::new(network.recipe.ternary, share);
         let pack = |(index, param): (usize, &Param)| {
             let &[rows, cols] = &param.dims[..] else { return Ok(None) };
+            if network.lora.as_ref().is_some_and(|lora| index >= lora.first) {
+                return Ok(None); // computed in floats
+            }
             // the head stays in full precision
             let rounding = if index == TABLE { Rounding::Float } else { rounding };
             let (values, scale) = ternary_values(&param.values, rows, cols, rounding)

@@ -4,6 +4,7 @@
 //! hidden states, the quantised inputs of its layers (two bytes a value), queries, keys, values, gate and up.
 
 use crate::Family;
+use crate::lora::{Lora, LowRank};
 use crate::matmul::{Operand, Packed, Store, Values, matmul};
 use crate::network::{Block, Network, Param, TABLE, Weights};
 use crate::ops::{
@@ -12,6 +13,7 @@ use crate::ops::{
 };
 use crate::tokens::GIVEN;
 use rayon::prelude::*;
+use std::borrow::Cow;
 
 /// What a block keeps of its forward pass.
 #[derive(Default)]
@@ -180,6 +182,7 @@ impl Pass {
         // attention
         hidden.clone_from(&self.hidden);
         attention_input.make(hidden, m.hidden, norm_weight(block.attention_norm), weights.rounding);
+        let x = lora_input(network, hidden, norm_weight(block.attention_norm));
         for (param, width, out, rotations) in [
             (block.query, queries, &mut *q, Some(rotations)),
             (block.key, keys, &mut *k, Some(rotations)),
@@ -187,6 +190,7 @@ impl Pass {
         ] {
             let projected = sized(a, tokens * width);
             linear(weights, param, attention_input, m.hidden, Store::SET, projected);
+            add_low_rank(network, param, &x, projected);
             split_heads(projected, positions, width / m.head_dim, m.head_dim, rotations, sized(out, tokens * width));
         }
         let split = sized(b, tokens * queries);
@@ -196,17 +200,23 @@ impl Pass {
         let sub_norm = block.attention_sub_norm.and_then(norm_weight);
         output_input.make(attended, queries, sub_norm, weights.rounding);
         linear(weights, block.output, output_input, queries, Store::ADD, &mut self.hidden);
+        add_low_rank(network, block.output, &lora_input(network, attended, sub_norm), &mut self.hidden);
 
         // feed-forward
         middle.clone_from(&self.hidden);
         ffn_input.make(middle, m.hidden, norm_weight(block.ffn_norm), weights.rounding);
+        let x = lora_input(network, middle, norm_weight(block.ffn_norm));
         for (param, out) in [(block.gate, &mut *gates), (block.up, &mut *up)] {
-            linear(weights, param, ffn_input, m.hidden, Store::SET, sized(out, tokens * m.ffn));
+            let out = sized(out, tokens * m.ffn);
+            linear(weights, param, ffn_input, m.hidden, Store::SET, out);
+            add_low_rank(network, param, &x, out);
         }
         let gated = sized(a, tokens * m.ffn);
         gate(activation(network), gates, up, gated);
-        down_input.make(gated, m.ffn, block.ffn_sub_norm.and_then(norm_weight), weights.rounding);
+        let sub_norm = block.ffn_sub_norm.and_then(norm_weight);
+        down_input.make(gated, m.ffn, sub_norm, weights.rounding);
         linear(weights, block.down, down_input, m.ffn, Store::ADD, &mut self.hidden);
+        add_low_rank(network, block.down, &lora_input(network, gated, sub_norm), &mut self.hidden);
     }
 
     /// From the gradient of the normed states to that of the embedded tokens, which is left in `hidden`.
@@ -224,6 +234,7 @@ impl Pass {
         let (tokens, positions) = (self.tokens, self.positions);
         let shape = attention_shape(network, positions);
         let activation = activation(network);
+        let low_rank = network.lora.clone();
         let Block { query, key, value, output, gate: gate_param, up: up_param, down, .. } = network.blocks[layer];
         let Block { attention_norm, attention_sub_norm, ffn_norm, ffn_sub_norm, .. } = network.blocks[layer];
         let Network { recipe: m, params, rotations, .. } = network;
@@ -231,17 +242,20 @@ impl Pass {
         let Pass { kept, hidden: dhidden, packed, scratch, .. } = self;
         let [_, a, b, c, d, e] = scratch;
         let kept = &mut kept[layer];
-        let mut back = Back { weights, params, packed };
+        let mut back = Back { weights, params, packed, lora: low_rank.as_ref() };
 
         // feed-forward
         back.weight(down, &kept.down_input, m.ffn, dhidden);
         let dinput = sized(a, tokens * m.ffn);
         back.input(down, Store::SET, dhidden, dinput);
+        if back.lora.is_some() || ffn_sub_norm.is_some() {
+            gate(activation, &kept.gate, &kept.up, sized(b, tokens * m.ffn));
+        }
+        back.low_rank(&[(down, &*dhidden)], b, ffn_sub_norm, dinput);
         let dgated = match ffn_sub_norm {
             Some(norm) => {
-                let (gated, dgated) = (sized(b, tokens * m.ffn), sized(c, tokens * m.ffn));
-                gate(activation, &kept.gate, &kept.up, gated);
-                back.norm(norm, gated, dinput, dgated, true);
+                let dgated = sized(c, tokens * m.ffn);
+                back.norm(norm, b, dinput, dgated, true);
                 dgated
             }
             None => dinput,
@@ -252,12 +266,14 @@ impl Pass {
             back.weight(param, &kept.ffn_input, m.hidden, dy);
             back.input(param, store, dy, dinput);
         }
+        back.low_rank(&[(gate_param, &kept.gate), (up_param, &kept.up)], &kept.middle, Some(ffn_norm), dinput);
         back.norm(ffn_norm, &kept.middle, dinput, dhidden, false);
 
         // attention
         back.weight(output, &kept.output_input, queries, dhidden);
         let dinput = sized(a, tokens * queries);
         back.input(output, Store::SET, dhidden, dinput);
+        back.low_rank(&[(output, &*dhidden)], &kept.attended, attention_sub_norm, dinput);
         let dattended = match attention_sub_norm {
             Some(norm) => {
                 let dattended = sized(b, tokens * queries);
@@ -278,6 +294,7 @@ impl Pass {
             join_heads(split, positions, width / m.head_dim, m.head_dim, rotated.then_some(&*rotations), dy);
             back.weight(param, &kept.attention_input, m.hidden, dy);
             back.input(param, if index == 0 { Store::SET } else { Store::ADD }, dy, dinput);
+            back.low_rank(&[(param, &*dy)], &kept.hidden, Some(attention_norm), dinput);
         }
         back.norm(attention_norm, &kept.hidden, dinput, dhidden, false);
     }
@@ -305,16 +322,44 @@ fn linear(weights: &Weights, param: usize, input: &Input, cols: usize, store: St
     matmul(&left, &matrix.forward, Store { scale: matrix.scale, factors: Some(&input.factors), ..store }, out);
 }
 
+/// Rows after a norm, if there is one.
+fn normed<'a>(x: &'a [f32], weight: Option<&[f32]>) -> Cow<'a, [f32]> {
+    match weight {
+        Some(weight) => {
+            let mut out = vec![0.0; x.len()];
+            norm(x, weight, &mut out);
+            Cow::Owned(out)
+        }
+        None => Cow::Borrowed(x),
+    }
+}
+
+/// What side-cars get: a projection's input before it is rounded. Nothing where there are none.
+fn lora_input<'a>(network: &Network, x: &'a [f32], weight: Option<&[f32]>) -> Cow<'a, [f32]> {
+    if network.lora.is_some() { normed(x, weight) } else { Cow::Borrowed(&[]) }
+}
+
+/// Adds what the side-car beside a projection makes of `x`.
+fn add_low_rank(network: &Network, param: usize, x: &[f32], out: &mut [f32]) {
+    let Some((lora, index)) = network.lora.as_ref().and_then(|lora| Some((lora, lora.beside(param)?))) else { return };
+    let [a, b] = [&network.params[index], &network.params[index + 1]];
+    LowRank { a: &a.values, b: &b.values, rank: a.dims[0], scaling: lora.scaling() }.add_to(x, out);
+}
+
 /// The gradients of a layer.
 struct Back<'a> {
     weights: &'a Weights,
     params: &'a mut [Param],
     packed: &'a mut Packed,
+    lora: Option<&'a Lora>,
 }
 
 impl Back<'_> {
     /// Adds `dyᵀ · input` to a matrix's gradient.
     fn weight(&mut self, param: usize, input: &Input, cols: usize, dy: &[f32]) {
+        if self.lora.is_some() {
+            return; // frozen
+        }
         let tokens = input.factors.len();
         self.packed.pack(&Operand::columns(Values::Bf16(&input.values), tokens, cols));
         let left = Operand::columns(Values::F32(dy), tokens, dy.len() / tokens);
@@ -328,6 +373,18 @@ impl Back<'_> {
         let &[rows, _] = &self.params[param].dims[..] else { return };
         let left = Operand::rows(Values::F32(dy), dy.len() / rows, rows);
         matmul(&left, &matrix.backward, Store { scale: matrix.scale, ..store }, dx);
+    }
+
+    /// Through the side-cars beside projections of one input, which is `norm` of `x`: adds to their gradients and to that of the input.
+    fn low_rank(&mut self, projections: &[(usize, &[f32])], x: &[f32], norm: Option<usize>, dinput: &mut [f32]) {
+        let Some(lora) = self.lora else { return };
+        let x = normed(x, norm.map(|norm| &self.params[norm].values[..]));
+        for (param, dy) in projections {
+            let Some(index) = lora.beside(*param) else { continue };
+            let [a, b] = &mut self.params[index..index + 2] else { continue };
+            let low_rank = LowRank { a: &a.values, b: &b.values, rank: a.dims[0], scaling: lora.scaling() };
+            low_rank.backward(&x, dy, dinput, &mut a.gradient, &mut b.gradient);
+        }
     }
 
     /// Adds the gradient through a norm to `dx`, which is cleared first if asked.
@@ -408,8 +465,18 @@ mod tests {
     /// an error in a small one is not hidden by the large ones.
     #[test]
     fn gradients_of_the_float_network() {
-        for family in [Family::Bitnet, Family::Llama] {
+        for (family, rank) in
+            [(Family::Bitnet, None), (Family::Llama, None), (Family::Bitnet, Some(3)), (Family::Llama, Some(3))]
+        {
             let mut network = network(family, false);
+            if let Some(rank) = rank {
+                network.adapt(&crate::LoraRecipe { rank, alpha: 6.0 }, 5);
+                let mut random = crate::random::Random::new(5, 5);
+                for param in network.trained_mut() {
+                    param.values = random.normal(param.values.len(), 0.1);
+                }
+            }
+            let first = network.params.len() - network.trained().len();
             let windows = windows();
             let windows: Vec<&[u32]> = windows.iter().map(Vec::as_slice).collect();
             let weights = Weights::new(&network, 1.0).unwrap();
@@ -418,7 +485,7 @@ mod tests {
             let nats = pass.learn(&mut network, &weights, &windows, scale, None);
             let measured = pass.nats(&network, &weights, &windows);
             assert!((nats - measured).abs() < 1e-2 * measured, "{nats} {measured}");
-            for index in 0..network.params.len() {
+            for index in first..network.params.len() {
                 let gradient = network.params[index].gradient.clone();
                 let norm: f64 = gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt();
                 assert!(norm > 0.0, "{}: no gradient", network.params[index].name);
@@ -432,7 +499,9 @@ mod tests {
                     f64::from(scale) * pass.nats(&network, &weights, &windows)
                 };
                 // the mean over several widths, because each is uncertain by some hundredths
-                let widths = [0.008, 0.01, 0.012, 0.014, 0.016].map(|width| width * length / norm);
+                // (a side-car is small beside its projection, and moves what comes out less)
+                let wider = if rank.is_some() { 2.5 } else { 1.0 };
+                let widths = [0.008, 0.01, 0.012, 0.014, 0.016].map(|width| wider * width * length / norm);
                 let slopes = widths.map(|step| (at(step) - at(-step)) / (2.0 * step * norm));
                 let slope = slopes.iter().sum::<f64>() / slopes.len() as f64;
                 at(0.0);

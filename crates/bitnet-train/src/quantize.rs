@@ -2,6 +2,7 @@
 //! before it, rounded already, give it.
 
 use crate::compensation::Compensation;
+use crate::low_rank::nearest;
 use crate::matmul::{Operand, Packed, Store, Values, matmul};
 use crate::measure::measure;
 use crate::network::{Block, Network, Weights};
@@ -9,7 +10,7 @@ use crate::ops::Input;
 use crate::pass::Pass;
 use crate::tokenizer::Vocabulary;
 use crate::tokens::{Tokens, Windows};
-use crate::{ModelRecipe, Source, TrainError, Validation, export};
+use crate::{LoraRecipe, ModelRecipe, Source, TrainError, Validation, export};
 use bitnet_formats::{Scales, Ternary};
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,8 @@ pub struct QuantizeOptions {
     pub context: usize,
     /// Decides which windows of the calibration text are taken.
     pub seed: u64,
+    /// Rank of a side-car that takes up most of what rounding changes; 0 = none.
+    pub residual: usize,
 }
 
 /// A dense model that is to become ternary.
@@ -62,6 +65,17 @@ impl Quantizer {
         let mut network = Network::new(&shape, vocabulary.len(), 0);
         network.take(path)?;
         network.recipe.context = context; // what is exported
+        if options.residual > 0 {
+            if options.residual > network.recipe.hidden {
+                return error(format!(
+                    "has {} channels; a residual of rank {} is none",
+                    network.recipe.hidden, options.residual
+                ));
+            }
+            // A and B are both zero until a projection is rounded
+            network.adapt(&LoraRecipe { rank: options.residual, alpha: options.residual as f64 }, options.seed);
+            network.trained_mut().iter_mut().for_each(|param| param.values.fill(0.0));
+        }
         Ok(Quantizer { options, network, vocabulary, validation, pass: Pass::default() })
     }
 
@@ -109,11 +123,19 @@ impl Quantizer {
             // the four inputs of a block one after the other: each is computed with what is rounded already
             for (input, params) in [&[query, key, value][..], &[output], &[gate, up], &[down]].into_iter().enumerate() {
                 let cols = self.network.params[params[0]].dims[1];
-                let compensation = Compensation::new(&self.hessian(&windows, layer, input, cols)?, cols);
+                let hessian = self.hessian(&windows, layer, input, cols)?;
+                let compensation = Compensation::new(&hessian, cols);
                 for &index in params {
                     let param = &mut self.network.params[index];
                     let (codes, scale) = compensation.round(&param.values);
-                    param.values = codes.iter().map(|&code| scale * f32::from(code)).collect();
+                    let rounded: Vec<f32> = codes.iter().map(|&code| scale * f32::from(code)).collect();
+                    let dense = std::mem::replace(&mut param.values, rounded);
+                    if let Some(beside) = self.network.lora.as_ref().and_then(|lora| lora.beside(index)) {
+                        let rest: Vec<f32> =
+                            dense.iter().zip(&self.network.params[index].values).map(|(w, q)| w - q).collect();
+                        let (a, b) = nearest(&rest, &hessian, cols, self.options.residual);
+                        (self.network.params[beside].values, self.network.params[beside + 1].values) = (a, b);
+                    }
                     masters.push((index, master(&codes, scale, cols)?));
                 }
             }
@@ -138,11 +160,17 @@ impl Quantizer {
         Ok(hessian)
     }
 
-    /// Writes the model as a Hugging Face directory.
+    /// Writes the model as a Hugging Face directory, and the side-car into its `adapter/`.
     ///
     /// # Errors
     /// Files that cannot be written.
-    pub fn export(&self, dir: &Path) -> Result<(), TrainError> {
+    pub fn export(mut self, dir: &Path) -> Result<(), TrainError> {
+        std::fs::create_dir_all(dir).map_err(TrainError::file(dir))?;
+        if let Some(first) = self.network.lora.as_ref().map(|lora| lora.first) {
+            export::write(&self.network, &self.vocabulary, &dir.join("adapter"))?;
+            self.network.params.truncate(first);
+            self.network.lora = None;
+        }
         export::write(&self.network, &self.vocabulary, dir)
     }
 }

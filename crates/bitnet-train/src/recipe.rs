@@ -11,6 +11,9 @@ pub struct Recipe {
     /// A Hugging Face directory whose weights and vocabulary the run starts from; without it weights start at random.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<PathBuf>,
+    /// Trains a side-car of low rank beside the weights of `start`, which stay as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraRecipe>,
     /// The network.
     pub model: ModelRecipe,
     /// The text.
@@ -26,6 +29,16 @@ pub struct Recipe {
     /// A model that is imitated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub teacher: Option<TeacherRecipe>,
+}
+
+/// LoRA (Hu et al. 2021): `y += B · (A · x) · alpha / rank` beside every projection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraRecipe {
+    /// Rows of `A`, columns of `B`.
+    pub rank: usize,
+    /// Of the scaling.
+    pub alpha: f64,
 }
 
 /// A teacher: the targets of training are then `(1 − share) · onehot + share · its probabilities` (Hinton et al. 2015).
@@ -302,6 +315,18 @@ impl Recipe {
             self.teacher.as_ref().map(|teacher| teacher.share).filter(|share| !(0.0..=1.0).contains(share))
         {
             return refuse(format!("teacher.share = {share}; expected 0 to 1"));
+        }
+        if let Some(LoraRecipe { rank, alpha }) = self.lora {
+            let widest = m.hidden.max(m.ffn);
+            if rank == 0 || rank > widest {
+                return refuse(format!("lora.rank = {rank}; expected 1 to the network's width {widest}"));
+            }
+            if !(alpha > 0.0 && alpha <= 1e6) {
+                return refuse(format!("lora.alpha = {alpha}; expected above 0, to 1e6"));
+            }
+            if self.start.is_none() || o.method != Method::Adamw || o.quantization_warmup > 0 {
+                return refuse("lora needs a model in start that stays as it is, and method = \"adamw\"".into());
+            }
         }
         if self.start.is_some() && self.tokenizer.file.is_some() {
             return refuse("tokenizer.file is given, but the vocabulary is that of the model in start".into());

@@ -2,8 +2,10 @@
 
 use crate::corpus::{self, Document};
 use crate::random::Random;
+use crate::shard::{self, Shard, ShardWriter};
 use crate::tokenizer::Vocabulary;
 use crate::{Source, TrainError};
+use std::path::Path;
 
 /// Marks a token that is read, but not learned: what a person says in a conversation.
 pub(crate) const GIVEN: u32 = 1 << 31;
@@ -15,51 +17,104 @@ pub(crate) fn learned(ids: &[u32]) -> usize {
 
 /// All tokens of some sources, document after document, each begun by the end-of-text token.
 pub(crate) struct Tokens {
-    ids: Vec<u32>,
+    ids: Ids,
     /// Bytes of the learned text, each repetition counted.
     pub(crate) bytes: usize,
 }
 
+/// Where tokens lie.
+enum Ids {
+    Memory(Vec<u32>),
+    /// A file of tokens.
+    Shard(Shard),
+}
+
 impl Tokens {
+    /// Into memory.
     pub(crate) fn read(sources: &[Source], vocabulary: &Vocabulary) -> Result<Tokens, TrainError> {
-        let mut ids = Vec::new();
-        let mut bytes = 0;
-        for source in sources {
-            let (start, bytes_before) = (ids.len(), bytes);
-            corpus::documents(source, |document| match document {
-                Document::Text(text) => {
-                    bytes += text.len();
-                    vocabulary.encode(text, &mut ids)
-                }
-                Document::Chat(messages) => {
-                    let answers = messages.iter().filter(|message| message.role == "assistant");
-                    bytes += answers.map(|message| message.content.len()).sum::<usize>();
-                    vocabulary.encode_chat(&messages, &mut ids)
-                }
-            })?;
-            let end = ids.len();
-            for _ in 1..source.repeat {
-                ids.extend_from_within(start..end);
+        let mut all = Vec::new();
+        let bytes = tokenize(sources, vocabulary, &mut |ids, repeat| {
+            (0..repeat).for_each(|_| all.extend_from_slice(ids));
+            Ok(())
+        })?;
+        Ok(Tokens { ids: Ids::Memory(all), bytes })
+    }
+
+    /// From the shard `path`, which is written first unless it holds the tokens of these very texts and this vocabulary already. It is mapped,
+    /// not read: texts may be larger than memory.
+    pub(crate) fn mapped(path: &Path, sources: &[Source], vocabulary: &Vocabulary) -> Result<Tokens, TrainError> {
+        let key = shard::key(sources, vocabulary)?;
+        let shard = match Shard::open(path, &key, vocabulary.len()) {
+            Some(shard) => shard,
+            None => {
+                let mut writer = ShardWriter::create(path, key)?;
+                writer.text_bytes = tokenize(sources, vocabulary, &mut |ids, repeat| writer.write(ids, repeat))?;
+                writer.finish()?;
+                Shard::open(path, &key, vocabulary.len()).ok_or_else(|| TrainError::Data {
+                    path: path.to_owned(),
+                    reason: "was written and cannot be read back".into(),
+                })?
             }
-            bytes += (bytes - bytes_before) * (source.repeat - 1);
+        };
+        Ok(Tokens { bytes: shard.text_bytes, ids: Ids::Shard(shard) })
+    }
+
+    fn ids(&self) -> &[u32] {
+        match &self.ids {
+            Ids::Memory(ids) => ids,
+            Ids::Shard(shard) => shard.ids(),
         }
-        ids.push(vocabulary.end());
-        Ok(Tokens { ids, bytes })
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.ids.len()
+        self.ids().len()
     }
 
     /// Tokens that [`windows`](Self::windows) predict and that are learned.
     pub(crate) fn predicted(&self) -> usize {
-        learned(&self.ids[1..])
+        learned(&self.ids()[1..])
     }
 
     /// Consecutive windows of `len` tokens and the one after each, which cover the whole text once; the last is shorter.
     pub(crate) fn windows(&self, len: usize) -> impl Iterator<Item = &[u32]> {
-        (0..self.ids.len() - 1).step_by(len).map(move |at| &self.ids[at..(at + len + 1).min(self.ids.len())])
+        let ids = self.ids();
+        (0..ids.len() - 1).step_by(len).map(move |at| &ids[at..(at + len + 1).min(ids.len())])
     }
+}
+
+/// Takes ids, and how often they come.
+type Each<'a> = &'a mut dyn FnMut(&[u32], usize) -> Result<(), TrainError>;
+
+/// Calls `each(ids, how often)` for parts of the sources' tokens in order, and gives the bytes of learned text. A source that is read several
+/// times comes in one part, others by documents.
+fn tokenize(sources: &[Source], vocabulary: &Vocabulary, each: Each<'_>) -> Result<usize, TrainError> {
+    let mut bytes = 0usize;
+    for source in sources {
+        let mut ids = Vec::new();
+        let mut once = 0usize;
+        corpus::documents(source, |document| {
+            match document {
+                Document::Text(text) => {
+                    once += text.len();
+                    vocabulary.encode(text, &mut ids)?;
+                }
+                Document::Chat(messages) => {
+                    let answers = messages.iter().filter(|message| message.role == "assistant");
+                    once += answers.map(|message| message.content.len()).sum::<usize>();
+                    vocabulary.encode_chat(&messages, &mut ids)?;
+                }
+            }
+            if source.repeat == 1 {
+                each(&ids, 1)?;
+                ids.clear();
+            }
+            Ok(())
+        })?;
+        each(&ids, source.repeat)?;
+        bytes = bytes.saturating_add(once.saturating_mul(source.repeat));
+    }
+    each(&[vocabulary.end()], 1)?;
+    Ok(bytes)
 }
 
 /// Draws training windows: every epoch cuts the tokens at another place and shuffles the windows.
@@ -100,7 +155,7 @@ impl<'a> Windows<'a> {
             self.epoch = Some(epoch);
         }
         let start = self.starts[(index % per_epoch) as usize];
-        &self.tokens.ids[start..start + self.len + 1]
+        &self.tokens.ids()[start..start + self.len + 1]
     }
 }
 
@@ -109,7 +164,7 @@ mod tests {
     use super::*;
 
     fn count(len: usize) -> Tokens {
-        Tokens { ids: (0..len as u32).collect(), bytes: len }
+        Tokens { ids: Ids::Memory((0..len as u32).collect()), bytes: len }
     }
 
     #[test]

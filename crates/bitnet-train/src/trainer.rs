@@ -2,6 +2,7 @@
 
 use crate::checkpoint::{self, Progress, write_whole};
 use crate::loss_plot;
+use crate::matmul::peak;
 use crate::measure::{Validation, measure};
 use crate::network::{Network, Weights};
 use crate::optimizer::{Optimizer, norm_of_gradients};
@@ -35,6 +36,10 @@ pub enum Event {
         tokens_per_second: f64,
         /// Floating-point operations of the model per second, in 10⁹.
         gflops: f64,
+        /// Model-FLOPs utilisation: the share of what this machine's matrix unit, or its vectors, do with operands in the nearest cache, as
+        /// measured when the run begins.
+        #[serde(default)]
+        mfu: f64,
     },
     /// A measurement on the validation text.
     Validation {
@@ -72,6 +77,10 @@ pub struct Trainer {
     progress: Progress,
     pass: Pass,
     teacher: Option<Teacher>,
+    /// The matrices of a network that stays as it is.
+    frozen: Option<Weights>,
+    /// Floating-point operations per second that this machine does at most; measured at the start of a run.
+    peak: f64,
 }
 
 impl Trainer {
@@ -100,16 +109,21 @@ impl Trainer {
             let text = toml::to_string(recipe).map_err(|e| TrainError::Recipe(e.to_string()))?;
             write_whole(&dir.join("recipe.toml"), text.as_bytes())?;
         }
-        let train = Tokens::read(&recipe.data.train, &vocabulary)?;
-        let validation = Tokens::read(&recipe.data.validation, &vocabulary)?;
+        let train = Tokens::mapped(&dir.join("train.tokens"), &recipe.data.train, &vocabulary)?;
+        let validation = Tokens::mapped(&dir.join("validation.tokens"), &recipe.data.validation, &vocabulary)?;
         Windows::new(&train, recipe.model.context, recipe.run.seed)?; // too little text is said before the first step
         let mut network = Network::new(&recipe.model, vocabulary.len(), recipe.run.seed);
-        if let Some(start) = recipe.start.as_ref().filter(|_| !found) {
+        if let Some(start) = recipe.start.as_ref().filter(|_| !found || recipe.lora.is_some()) {
             network.take(start)?;
+        }
+        let mut frozen = None;
+        if let Some(lora) = &recipe.lora {
+            network.adapt(lora, recipe.run.seed);
+            frozen = Some(Weights::new(&network, 1.0)?);
         }
         let teacher =
             recipe.teacher.as_ref().map(|teacher| Teacher::read(teacher, recipe, vocabulary.len())).transpose()?;
-        let mut optimizer = Optimizer::new(&recipe.optimizer, &network.params);
+        let mut optimizer = Optimizer::new(&recipe.optimizer, network.trained());
         let mut progress = Progress::default();
         if found {
             progress = checkpoint::load(dir, recipe, &mut network, &mut optimizer)?;
@@ -125,6 +139,8 @@ impl Trainer {
             progress,
             pass: Pass::default(),
             teacher,
+            frozen,
+            peak: f64::INFINITY,
         })
     }
 
@@ -143,9 +159,9 @@ impl Trainer {
         (self.train.len(), self.train.bytes)
     }
 
-    /// Where the best model is written.
+    /// Where the best model is written, or the best side-car.
     pub fn model_dir(&self) -> PathBuf {
-        self.dir.join("model")
+        self.dir.join(if self.recipe.lora.is_some() { "adapter" } else { "model" })
     }
 
     /// Trains to the end of the recipe, or until the observer returns false.
@@ -154,6 +170,7 @@ impl Trainer {
     /// A loss that is no number (the last checkpoint stays), and files that cannot be written.
     pub fn run(&mut self, observe: &mut dyn FnMut(&Event) -> bool) -> Result<Outcome, TrainError> {
         let mut log = Log::open(&self.dir, self.progress.step)?;
+        self.peak = peak();
         let steps = self.recipe.optimizer.steps;
         let mut go_on = true;
         while go_on && self.progress.step < steps && !self.has_stalled() {
@@ -190,27 +207,37 @@ impl Trainer {
         let tokens = o.batch * model.context;
         // a batch of nothing but questions moves nothing
         let learned = batch.iter().map(|window| learned(&window[1..])).sum::<usize>().max(1);
-        let weights = Weights::new(&self.network, rate.quantization)?;
+        self.network.check_lora()?;
+        let made;
+        let weights = match &self.frozen {
+            Some(frozen) => frozen,
+            None => {
+                made = Weights::new(&self.network, rate.quantization)?;
+                &made
+            }
+        };
         let mut nats = 0.0;
         for part in batch.chunks(o.batch / o.accumulate) {
-            nats += self.pass.learn(&mut self.network, &weights, part, 1.0 / learned as f32, self.teacher.as_mut());
+            nats += self.pass.learn(&mut self.network, weights, part, 1.0 / learned as f32, self.teacher.as_mut());
         }
         let loss = nats / learned as f64;
-        let gradient_norm = norm_of_gradients(&self.network.params);
+        let gradient_norm = norm_of_gradients(self.network.trained());
         let step = self.progress.step + 1;
         if !loss.is_finite() || !gradient_norm.is_finite() {
             return Err(TrainError::Diverged { step, loss, gradient_norm });
         }
-        self.optimizer.step(&mut self.network.params, gradient_norm, rate);
+        self.optimizer.step(self.network.trained_mut(), gradient_norm, rate);
+        self.network.clear_frozen();
         self.progress.step = step;
         let tokens_per_second = tokens as f64 / start.elapsed().as_secs_f64();
-        let gflops = tokens_per_second * self.network.flops_per_token() / 1e9;
-        Ok(Event::Step { step, loss, lr: rate.lr, gradient_norm, tokens_per_second, gflops })
+        let flops = tokens_per_second * self.network.flops_per_token();
+        let (gflops, mfu) = (flops / 1e9, flops / self.peak);
+        Ok(Event::Step { step, loss, lr: rate.lr, gradient_norm, tokens_per_second, gflops, mfu })
     }
 
     /// Exchanges the weights with their running mean, where there is one.
     fn exchange(&mut self) {
-        let weights = self.network.params.iter_mut().map(|param| &mut param.values);
+        let weights = self.network.trained_mut().iter_mut().map(|param| &mut param.values);
         weights.zip(&mut self.optimizer.average).for_each(|(weights, average)| std::mem::swap(weights, average));
     }
 
@@ -323,7 +350,7 @@ impl Log {
         let line = serde_json::to_string(event).map_err(|e| TrainError::Recipe(e.to_string()))?;
         writeln!(self.file, "{line}").map_err(TrainError::file(path))?;
         let (step, scalars) = match *event {
-            Event::Step { step, loss, lr, gradient_norm, tokens_per_second, gflops } => (
+            Event::Step { step, loss, lr, gradient_norm, tokens_per_second, gflops, mfu } => (
                 step,
                 vec![
                     ("training/loss", loss),
@@ -331,6 +358,7 @@ impl Log {
                     ("training/gradient_norm", gradient_norm),
                     ("speed/tokens_per_second", tokens_per_second),
                     ("speed/gflops", gflops),
+                    ("speed/mfu", mfu),
                 ],
             ),
             Event::Validation { step, validation: Validation { nats_per_token, bits_per_byte }, .. } => {

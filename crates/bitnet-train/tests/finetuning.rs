@@ -1,7 +1,11 @@
 //! Runs that start from a model: going on, conversations, a teacher; and what cannot be started from.
 
-use bitnet_models::{ChatTemplate, Encoding, Message, Tokenizer};
-use bitnet_train::{Event, Family, ModelRecipe, QuantizeOptions, Quantizer, Recipe, TeacherRecipe, Trainer};
+use bitnet_formats::Checkpoint;
+use bitnet_kernels::{Batch, Cpu, CpuOptions, KvFormat};
+use bitnet_models::{ChatTemplate, Encoding, LoadOptions, Message, Model, StateShape, Tokenizer};
+use bitnet_train::{
+    Event, Family, LoraRecipe, Method, ModelRecipe, QuantizeOptions, Quantizer, Recipe, TeacherRecipe, Trainer,
+};
 use std::path::{Path, PathBuf};
 
 const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'user' %}Q: {{ m.content }}\n{% else %}A: {{ m.content }}{{ eos_token }}\n\
@@ -65,6 +69,20 @@ fn model(dir: &Path) -> (Recipe, PathBuf, f64) {
 
 fn refused(recipe: &Recipe, dir: &Path) -> String {
     Trainer::new(recipe, dir, false).map(|_| ()).unwrap_err().to_string()
+}
+
+/// Logits of a model in the engine.
+fn logits(dir: &Path, options: &LoadOptions, ids: &[u32]) -> Vec<f32> {
+    let cpu = Cpu::new(CpuOptions { threads: Some(1), isa: None }).unwrap();
+    let model = Model::load(&Checkpoint::open(dir).unwrap(), cpu, options).unwrap();
+    let shape = StateShape { max_tokens: 24, max_logits: 24, kv_pages: 1, kv_format: KvFormat::F32 };
+    let mut state = model.state(shape).unwrap();
+    let mut batch = Batch::default();
+    batch.push(0, ids, &[0], ids.len());
+    model.forward(&mut state, &batch);
+    let mut logits = vec![0.0; ids.len() * model.config().vocab];
+    model.read_logits(&state, &mut logits);
+    logits
 }
 
 #[test]
@@ -134,6 +152,78 @@ fn of_conversations_only_answers_are_learned() {
 }
 
 #[test]
+fn a_side_car_learns_beside_weights_that_stay() {
+    for family in ["bitnet", "llama"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut recipe = recipe(dir.path(), 30);
+        recipe.model.family = if family == "llama" { Family::Llama } else { Family::Bitnet };
+        let (_, base) = run(&recipe, &dir.path().join("base"));
+        let model = dir.path().join("base/model");
+        let mut next = recipe.clone();
+        next.start = Some(model.clone());
+        next.lora = Some(LoraRecipe { rank: 4, alpha: 8.0 });
+        // the side-car starts as nothing
+        let mut fresh = Trainer::new(&next, &dir.path().join("fresh"), false).unwrap();
+        assert_eq!(fresh.validation().unwrap().bits_per_byte, base);
+        next.optimizer.steps = 60;
+        let out = dir.path().join("lora");
+        let (losses, bits) = run(&next, &out);
+        assert!(bits < 0.9 * base && losses[59] < losses[0], "{family}: {bits} {base} {losses:?}");
+        // resumed in the middle it is the same run
+        let parts = dir.path().join("parts");
+        let mut steps = 0;
+        Trainer::new(&next, &parts, false)
+            .unwrap()
+            .run(&mut |event| {
+                steps += usize::from(matches!(event, Event::Step { .. }));
+                steps < 25
+            })
+            .unwrap();
+        let mut rest = Vec::new();
+        let mut resumed = Trainer::new(&next, &parts, true).unwrap();
+        resumed
+            .run(&mut |event| {
+                if let Event::Step { loss, .. } = event {
+                    rest.push(*loss);
+                }
+                true
+            })
+            .unwrap();
+        assert_eq!(rest, losses[25..]);
+        // the engine computes what was trained
+        let last = dir.path().join("last");
+        resumed.export(&last).unwrap();
+        let tokenizer = Tokenizer::open(&model).unwrap();
+        let ids = tokenizer.encode("The cat sees a tree.\nA dog", Encoding { bos: None, special: false }).unwrap();
+        let ids = &ids[..ids.len().min(24)];
+        let trained = resumed.network().logits(ids).unwrap();
+        let vocab = trained.len() / ids.len();
+        let options = LoadOptions { lora: Some(last.clone()), ..LoadOptions::default() };
+        let (engine, plain) = (logits(&model, &options, ids), logits(&model, &LoadOptions::default(), ids));
+        let mut largest = 0f32;
+        for (position, (a, b)) in trained.chunks(vocab).zip(engine.chunks(vocab)).enumerate() {
+            let argmax = |x: &[f32]| (0..vocab).max_by(|&i, &j| x[i].total_cmp(&x[j])).unwrap();
+            assert_eq!(argmax(a), argmax(b), "{family}: position {position}");
+            largest = a.iter().zip(b).fold(largest, |m, (a, b)| m.max((a - b).abs()));
+        }
+        assert!(largest < 1e-3, "{family}: logits differ by {largest}");
+        assert_ne!(engine, plain);
+        println!("{family}: logits differ by at most {largest}");
+        for (change, what) in [
+            (&(|r: &mut Recipe| r.start = None) as &dyn Fn(&mut Recipe), "lora needs"),
+            (&|r| r.optimizer.method = Method::Muon, "lora needs"),
+            (&|r| r.lora = Some(LoraRecipe { rank: 0, alpha: 1.0 }), "lora.rank = 0"),
+            (&|r| r.lora = Some(LoraRecipe { rank: 2, alpha: f64::NAN }), "lora.alpha = NaN"),
+        ] {
+            let mut wrong = next.clone();
+            change(&mut wrong);
+            let reason = refused(&wrong, &dir.path().join("none"));
+            assert!(reason.contains(what), "{reason}");
+        }
+    }
+}
+
+#[test]
 fn a_student_imitates_its_teacher() {
     let dir = tempfile::tempdir().unwrap();
     let (mut recipe, model, _) = model(dir.path());
@@ -181,6 +271,7 @@ fn calibrated_rounding_costs_less_than_plain_rounding() {
         validation: recipe.data.validation.clone(),
         context: 24,
         seed: 1,
+        residual: 0,
     };
     let mut quantizer = Quantizer::new(options.clone()).unwrap();
     let dense = quantizer.measure().unwrap().bits_per_byte;
@@ -191,6 +282,24 @@ fn calibrated_rounding_costs_less_than_plain_rounding() {
     let calibrated = quantizer.measure().unwrap().bits_per_byte;
     assert!(dense < calibrated && calibrated < plain, "{dense} {calibrated} {plain}");
     println!("dense {dense:.3}, calibrated {calibrated:.3}, plain {plain:.3}");
+    // with a side-car for what is left, which the engine computes too
+    let mut with_residual = Quantizer::new(QuantizeOptions { residual: 8, ..options.clone() }).unwrap();
+    assert!(with_residual.calibrate(&recipe.data.train, 16, &mut |_, _| true).unwrap());
+    let residual = with_residual.measure().unwrap().bits_per_byte;
+    assert!(residual < calibrated, "{residual} {calibrated}");
+    println!("with a residual of rank 8: {residual:.3}");
+    let out = dir.path().join("residual");
+    with_residual.export(&out).unwrap();
+    let beside = LoadOptions { lora: Some(out.join("adapter")), ..LoadOptions::default() };
+    let ids = [1, 20, 31, 7];
+    let (plain, beside, dense_logits) = (
+        logits(&out, &LoadOptions::default(), &ids),
+        logits(&out, &beside, &ids),
+        logits(&options.model, &LoadOptions::default(), &ids),
+    );
+    let far = |x: &[f32]| x.iter().zip(&dense_logits).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
+    assert!(far(&beside) < far(&plain), "{} {}", far(&beside), far(&plain));
+    assert!(Quantizer::new(QuantizeOptions { residual: 33, ..options.clone() }).is_err());
     // what is written is what was measured, and is not rounded again
     let out = dir.path().join("ternary");
     quantizer.export(&out).unwrap();

@@ -138,6 +138,14 @@ fn a_resumed_run_is_the_same_run() {
     losses.extend(&rest.0);
     assert_eq!(losses, whole.0);
     assert_eq!(rest.1.last(), whole.1.last());
+    // tokens were written once, and are written again for other texts
+    let shard = parts.join("train.tokens");
+    let written = std::fs::metadata(&shard).unwrap().modified().unwrap();
+    drop(Trainer::new(&recipe, &parts, true).unwrap());
+    assert_eq!(std::fs::metadata(&shard).unwrap().modified().unwrap(), written);
+    std::fs::write(dir.path().join("train.txt"), text(601)).unwrap();
+    drop(Trainer::new(&recipe, &parts, true).unwrap());
+    assert_ne!(std::fs::metadata(&shard).unwrap().modified().unwrap(), written);
     // the log has every step once
     let log = std::fs::read_to_string(parts.join("metrics.jsonl")).unwrap();
     assert_eq!(log.lines().filter(|line| line.contains("\"step\",")).count(), 40, "{log}");
@@ -163,6 +171,30 @@ fn a_run_that_died_goes_on_from_its_checkpoint() {
     let mut trainer = Trainer::new(&recipe, &killed, true).unwrap();
     assert_eq!(trainer.steps(), 7, "the last checkpoint");
     assert_eq!(run(&mut trainer, usize::MAX).0, whole.0[7..]);
+}
+
+#[test]
+fn a_run_that_gains_nothing_ends_early() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recipe = recipe(dir.path(), "bitnet", 40);
+    // nothing moves, so that only the first validation is better than what was before
+    (recipe.optimizer.peak_lr, recipe.optimizer.second_lr) = (0.0, 0.0);
+    (recipe.run.validate_every, recipe.run.patience) = (3, 2);
+    let out = dir.path().join("run");
+    let mut trainer = Trainer::new(&recipe, &out, false).unwrap();
+    let mut best = Vec::new();
+    let mut observe = |event: &Event| {
+        if let Event::Validation { step, best: better, .. } = *event {
+            best.push((step, better));
+        }
+        true
+    };
+    let outcome = trainer.run(&mut observe).unwrap();
+    assert_eq!(best, [(3, true), (6, false), (9, false)]);
+    assert_eq!((outcome.steps, outcome.interrupted, outcome.best.map(|best| best.1)), (9, false, Some(3)));
+    // resumed, it has still ended
+    let outcome = Trainer::new(&recipe, &out, true).unwrap().run(&mut |_| panic!("a step")).unwrap();
+    assert_eq!((outcome.steps, outcome.interrupted), (9, false));
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use super::train::{FollowArgs, follow};
 use crate::console::Console;
 use crate::model_args::positive;
-use bitnet_train::{DataRecipe, Method, ModelRecipe, OptimizerRecipe, Recipe, RunRecipe, Source, TokenizerRecipe};
+use bitnet_train::{
+    DataRecipe, LoraRecipe, Method, ModelRecipe, OptimizerRecipe, Recipe, RunRecipe, Source, TokenizerRecipe,
+};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -15,7 +17,7 @@ const WARMUP: usize = 20;
 /// The model is a Hugging Face directory with master weights, such as `bitnet train` writes. All weights are trained through the
 /// quantisation that they run with. A dense model becomes a ternary one with --ternary: quantisation then fades in over the first third
 /// of the steps. Of a conversation (JSON lines: messages; question, answer; instruction, input, output) only what the assistant says
-/// is learned, in the model's own chat template. The best model by validation lies in DIR/model.
+/// is learned, in the model's own chat template. The best model by validation lies in DIR/model, the best side-car of --lora in DIR/adapter.
 #[derive(Args, Debug)]
 pub(crate) struct FinetuneArgs {
     /// Hugging Face directory of the model
@@ -31,8 +33,15 @@ pub(crate) struct FinetuneArgs {
     #[arg(long, short, value_name = "DIR")]
     output: PathBuf,
     /// Make a dense model ternary
-    #[arg(long)]
+    #[arg(long, conflicts_with = "lora")]
     ternary: bool,
+    /// Train a side-car of this rank (LoRA) beside the weights, which stay as they are; the best one lies in DIR/adapter and runs with
+    /// `bitnet run --model MODEL --lora DIR/adapter`
+    #[arg(long, value_name = "RANK", value_parser = positive)]
+    lora: Option<usize>,
+    /// Strength of the side-car: it is multiplied with ALPHA / RANK [default: twice the rank]
+    #[arg(long, value_name = "ALPHA", requires = "lora")]
+    lora_alpha: Option<f64>,
     /// Chat template (Jinja) instead of the model's
     #[arg(long, value_name = "FILE")]
     chat_template: Option<PathBuf>,
@@ -61,6 +70,7 @@ pub(crate) fn run(args: &FinetuneArgs, console: &Console) -> anyhow::Result<()> 
     let sources = |paths: &[PathBuf]| paths.iter().map(|path| Source { path: path.clone(), repeat: 1 }).collect();
     let recipe = Recipe {
         start: Some(args.model.clone()),
+        lora: args.lora.map(|rank| LoraRecipe { rank, alpha: args.lora_alpha.unwrap_or(2.0 * rank as f64) }),
         model: ModelRecipe {
             ternary: shape.ternary || args.ternary,
             context: args.context.unwrap_or(shape.context.min(512)),

@@ -35,6 +35,9 @@ pub(crate) struct QuantizeArgs {
     /// Positions of a window [default: the model's, at most 512]
     #[arg(long, value_name = "N", value_parser = positive)]
     context: Option<usize>,
+    /// Rank of a side-car that takes up most of what rounding changes; it lies in DIR/adapter, for --lora
+    #[arg(long, value_name = "RANK", requires = "calibration", value_parser = positive)]
+    residual: Option<usize>,
     /// Decides which windows are taken
     #[arg(long, default_value = "42")]
     seed: u64,
@@ -55,6 +58,7 @@ pub(crate) fn run(args: &QuantizeArgs, console: &Console) -> anyhow::Result<()> 
         validation: sources(&args.validation),
         context,
         seed: args.seed,
+        residual: args.residual.unwrap_or(0),
     })?;
     let bits = |validation: &Validation| format!("{:.4} bits per byte", validation.bits_per_byte);
     console.say("measuring the dense model, and plain rounding …");
@@ -89,6 +93,7 @@ pub(crate) fn run(args: &QuantizeArgs, console: &Console) -> anyhow::Result<()> 
             "dense": dense,
             "plain_rounding": plain,
             "calibrated": calibrated,
+            "residual_rank": args.residual,
         });
         writeln!(out, "{report}")?;
     } else {

@@ -5,7 +5,7 @@ use crate::failure::Interrupted;
 use crate::interrupt::Watch;
 use crate::numbers::digits;
 use anyhow::Context;
-use bitnet::{Engine, GenerateRequest, Sampling};
+use bitnet::{Engine, EngineOptions, GenerateRequest, LoadOptions, Sampling};
 use bitnet_train::{Event, Outcome, Recipe, Trainer};
 use clap::Args;
 use std::io::{self, Write};
@@ -78,9 +78,14 @@ pub(super) fn follow(recipe: &Recipe, dir: &Path, args: &FollowArgs, console: &C
             printed = print_json(event);
         }
         match *event {
-            Event::Step { step, loss, tokens_per_second, gflops, .. } => {
+            Event::Step { step, loss, tokens_per_second, gflops, mfu, .. } => {
                 bar.set_position(step as u64);
-                let speed = format!("{} tok/s, {} GFLOP/s", digits(tokens_per_second), digits(gflops));
+                let speed = format!(
+                    "{} tok/s, {} GFLOP/s, MFU {:.0} %",
+                    digits(tokens_per_second),
+                    digits(gflops),
+                    100.0 * mfu
+                );
                 bar.set_message(format!("loss {loss:.3}, {speed}"));
                 last = Some((loss, speed));
             }
@@ -93,7 +98,7 @@ pub(super) fn follow(recipe: &Recipe, dir: &Path, args: &FollowArgs, console: &C
                     if best { ", best so far" } else { "" },
                 ));
                 for prompt in recipe.run.samples.iter().filter(|_| best) {
-                    match sample(&model, prompt) {
+                    match sample(recipe, &model, prompt) {
                         Ok(text) => console.say(format!("  {prompt}{text}")),
                         Err(error) => console.note(format!("no sample: {error:#}")),
                     }
@@ -123,8 +128,15 @@ fn print_json(event: &Event) -> anyhow::Result<()> {
 }
 
 /// What the model of the moment writes.
-fn sample(model: &Path, prompt: &str) -> anyhow::Result<String> {
-    let engine = Engine::new(model).context("the exported model does not load")?;
+fn sample(recipe: &Recipe, model: &Path, prompt: &str) -> anyhow::Result<String> {
+    let engine = match (&recipe.lora, &recipe.start) {
+        (Some(_), Some(start)) => {
+            let load = LoadOptions { lora: Some(model.to_owned()), ..LoadOptions::default() };
+            Engine::open(start, EngineOptions { load, ..EngineOptions::default() })
+        }
+        _ => Engine::new(model),
+    };
+    let engine = engine.context("the exported model does not load")?;
     let request = GenerateRequest { sampling: Sampling::greedy(), ..GenerateRequest::new(prompt, SAMPLE_TOKENS) };
     let mut text = String::new();
     for event in engine.session().generate(&request)? {

@@ -114,6 +114,35 @@ fn a_model_goes_on_with_conversations_and_teaches() {
     assert!(packed.contains("recipe.toml"), "{packed}");
 }
 
+#[test]
+fn a_side_car_is_trained_and_runs_beside_its_model() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let recipe = recipe(directory.path(), RECIPE);
+    let at = |name: &str| directory.path().join(name);
+    output(["train", "--config", text(&recipe), "--output", text(&at("first"))]).succeeds();
+    let (model, words, out) = (at("first/model"), at("text.txt"), at("lora"));
+    let before = std::fs::read(model.join("model.safetensors")).expect("a model");
+    let finetune = ["finetune", "--model", text(&model), "--data", text(&words), "--validation", text(&words)];
+    let lora = ["--lora", "4", "--steps", "40", "--lr", "0.02", "--output", text(&out), "--json"];
+    let events = output(finetune.into_iter().chain(lora)).succeeds();
+    let bits: Vec<f64> = events.lines().map(json).filter_map(|event| event["bits_per_byte"].as_f64()).collect();
+    assert!(bits[bits.len() - 1] < bits[0] - 0.1, "{bits:?}"); // the base has learned next to nothing, and its head stays
+    assert_eq!(std::fs::read(model.join("model.safetensors")).expect("a model"), before, "the base stays as it was");
+    let adapter = at("lora/adapter");
+    let perplexity = |lora: &[&str]| {
+        let args = ["perplexity", "--model", text(&model), "--file", text(&words), "--context", "16", "--json"];
+        let report = json(&output(args.iter().chain(lora)).succeeds());
+        report["bits_per_byte"].as_f64().expect("bits")
+    };
+    let (with, without) = (perplexity(&["--lora", text(&adapter)]), perplexity(&[]));
+    assert!(with < without - 0.1, "{with} {without}");
+    output(["run", "One", "--model", text(&model), "--lora", text(&adapter), "-n", "4"]).succeeds();
+    let nothing = output(["run", "One", "--model", text(&model), "--lora", text(&model), "-n", "4"]).fails(1);
+    assert!(nothing.contains("adapter_config.json"), "{nothing}");
+    let both = output(finetune.into_iter().chain(["--lora", "4", "--ternary", "--output", "x"])).fails(2);
+    assert!(both.contains("--ternary"), "{both}");
+}
+
 /// Losses of all steps, by the run's log.
 fn losses(out: &Path) -> Vec<(u64, String)> {
     let log = std::fs::read_to_string(out.join("metrics.jsonl")).expect("a log");
@@ -143,6 +172,47 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
     assert_eq!(found, losses(&whole));
 }
 
+/// Files may grow to 80 KB (160 KB where the shell counts otherwise): enough for a model of 72 KB, too little for a checkpoint of 215 KB. A
+/// disk that is full fails in the same way.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_leaves_the_last_good_checkpoint() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let recipe = recipe(directory.path(), RECIPE);
+    let out = directory.path().join("out");
+    let limited = |arguments: &[&str]| {
+        let script = "trap '' XFSZ; ulimit -f 160; exec \"$0\" \"$@\"";
+        let shell = ["-c", script, env!("CARGO_BIN_EXE_bitnet")];
+        std::process::Command::new("sh").args(shell).args(arguments).output().expect("a shell")
+    };
+    // nothing there yet: nothing half-written after it
+    let arguments = ["train", "--config", text(&recipe), "--output", text(&out)];
+    let full = limited(&arguments).fails(1);
+    assert!(full.contains("checkpoint.safetensors") && full.contains("large"), "{full}");
+    let left: Vec<_> = std::fs::read_dir(&out).expect("a directory").flatten().map(|f| f.file_name()).collect();
+    assert!(!left.iter().any(|name| name == "checkpoint.safetensors"), "{left:?}");
+    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with(".tmp")), "{left:?}");
+    // one from before stays
+    std::fs::remove_dir_all(&out).expect("removed");
+    let many = RECIPE
+        .replace("steps = 6", "steps = 3000")
+        .replace("validate_every = 3", "validate_every = 3000\ncheckpoint_every = 5");
+    std::fs::write(&recipe, many).expect("written");
+    let mut child = bitnet(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
+    while !out.join("checkpoint.safetensors").exists() && child.try_wait().expect("a child").is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().expect("SIGKILL");
+    child.wait().expect("an end");
+    let good = std::fs::read(out.join("checkpoint.safetensors")).expect("a checkpoint");
+    let full = limited(&[&arguments[..], &["--resume"]].concat()).fails(1);
+    assert!(full.contains("checkpoint.safetensors"), "{full}");
+    assert!(
+        std::fs::read(out.join("checkpoint.safetensors")).expect("a checkpoint") == good,
+        "the last good one stays"
+    );
+}
+
 #[test]
 fn a_dense_model_is_rounded_with_calibration_only() {
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -158,6 +228,14 @@ fn a_dense_model_is_rounded_with_calibration_only() {
     let calibrated = ["--calibration", text(&words), "--windows", "4", "--json"];
     let report = json(&output(quantize.into_iter().chain(calibrated)).succeeds());
     assert!(report["calibrated"]["bits_per_byte"].as_f64().is_some_and(|bits| bits > 0.0), "{report}");
+    let with_residual = at("residual");
+    let arguments: Vec<&str> =
+        quantize.iter().map(|a| if *a == text(&out) { text(&with_residual) } else { a }).collect();
+    let residual = json(&output(arguments.into_iter().chain(calibrated).chain(["--residual", "4"])).succeeds());
+    let bits = |report: &serde_json::Value| report["calibrated"]["bits_per_byte"].as_f64().expect("bits");
+    assert!(bits(&residual) <= bits(&report) && residual["residual_rank"] == 4, "{residual} {report}");
+    let adapter = with_residual.join("adapter");
+    output(["run", "One", "--model", text(&with_residual), "--lora", text(&adapter), "-n", "2"]).succeeds();
     let file = at("model.gguf");
     output(["convert", "--input", text(&out), "--output", text(&file), "--type", "tq2_0"]).fails(1); // 32 columns: no block of 256
     output(["convert", "--input", text(&out), "--output", text(&file), "--type", "i2_s"]).succeeds();
@@ -173,6 +251,8 @@ fn what_cannot_be_trained_is_said() {
     assert!(refused(&RECIPE.replace("layers = 1", "layers = 1\ndepth = 2")).contains("depth"));
     assert!(refused(&RECIPE.replace("kv_heads = 1", "kv_heads = 3")).contains("kv_heads"));
     assert!(refused(&RECIPE.replace("text.txt", "nothing.txt")).contains("nothing.txt"));
+    std::fs::write(directory.path().join("empty"), "").expect("written");
+    assert!(refused(&RECIPE.replace("text.txt", "empty")).contains("no text"));
     std::fs::write(directory.path().join("binary"), [0xff, 0xfe, 0, 1]).expect("written");
     assert!(refused(&RECIPE.replace("text.txt", "binary")).contains("UTF-8"));
     assert!(!directory.path().join("out").join("checkpoint.safetensors").exists());

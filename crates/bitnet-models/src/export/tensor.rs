@@ -83,7 +83,7 @@ impl<'a> Content<'a> {
     }
 
     /// The floats of the input as they are.
-    pub(super) fn as_stored(self) -> Result<Content<'a>, &'static str> {
+    pub(super) fn into_stored(self) -> Result<Content<'a>, &'static str> {
         match self {
             Content::Ternary { tensor, reading: Reading::Floats { .. }, order, .. } => {
                 Ok(Content::Dense { tensor, order })

@@ -43,7 +43,7 @@ fn exp(x: f32) -> f32 {
 
 /// `Σ f(x[0][i], x[1][i], …)` over slices of one length, in sixteen lanes, which compilers make vectors of.
 #[inline(always)]
-fn sum<const N: usize>(x: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f32 {
+pub(crate) fn sum<const N: usize>(x: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f32 {
     let len = x[0].len();
     let parts = x.map(|x| x[..len].as_chunks::<16>());
     let mut lanes = [0.0; 16];
