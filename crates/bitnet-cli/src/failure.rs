@@ -86,7 +86,9 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
         if let Some(FormatError::Io { source, .. }) = cause.downcast_ref()
             && source.kind() == io::ErrorKind::NotFound
         {
-            return Some("a model is a GGUF file, a Hugging Face directory or a llama2.c .bin");
+            return Some(
+                "a model is a GGUF file, a Hugging Face directory or a llama2.c .bin; `bitnet pull owner/name` brings one from a hub",
+            );
         }
     }
     None

@@ -7,14 +7,15 @@ use bitnet::formats::{I2sLayout, OpenOptions, TileParams};
 use bitnet::kernels::{Activation, Isa};
 use bitnet::models::Activations;
 use bitnet::{Checkpoint, Engine, EngineOptions, KvFormat, LoadOptions, Tokenizer};
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
 /// The model and its tokenizer.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ModelPath {
-    /// GGUF file, Hugging Face directory or llama2.c .bin [default: the embedded story model]
-    #[arg(long, short, value_name = "PATH", help_heading = "Model")]
+    /// GGUF file, Hugging Face directory, llama2.c .bin, or name of a pulled model [default: the embedded story model]
+    #[arg(long, short, value_name = "PATH", value_parser = pulled(), help_heading = "Model")]
     pub(crate) model: Option<PathBuf>,
     /// Another tokenizer: tokenizer.json, SentencePiece or tiktoken file, llama2.c tok*.bin, GGUF or directory
     #[arg(long, value_name = "PATH", help_heading = "Model")]
@@ -104,6 +105,20 @@ enum ScaleArg {
     Direct,
     /// weight = code / scale
     Inverse,
+}
+
+/// Takes the name of a pulled model for its path. What lies in the way of a path is the path; the network is not asked.
+fn pulled() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().map(|path| {
+        #[cfg(feature = "pull")]
+        if !path.exists()
+            && let Some(Ok(location)) = path.to_str().map(str::parse::<bitnet_hub::Location>)
+            && let Some(found) = bitnet_hub::Cache::from_env().ok().and_then(|cache| cache.find(&location))
+        {
+            return found;
+        }
+        path
+    })
 }
 
 /// A whole number above zero.

@@ -45,9 +45,14 @@ impl ServiceArgs {
         engine_of(&checkpoint, &self.model.path, options, console)
     }
 
-    /// The file's name without its ending; directories are named whole (`bitnet-b1.58-2B-4T`).
+    /// The file's name without its ending; directories are named whole (`bitnet-b1.58-2B-4T`), pulled models as they were
+    /// pulled.
     pub(crate) fn name(&self) -> String {
         let of = |path: &Path| {
+            #[cfg(feature = "pull")]
+            if let Some(name) = bitnet_hub::Cache::name_of(path) {
+                return name;
+            }
             let file = path.extension().is_some_and(|ending| ending == "gguf" || ending == "bin");
             let name = if file { path.file_stem() } else { path.file_name() };
             name.unwrap_or(path.as_os_str()).to_string_lossy().into_owned()

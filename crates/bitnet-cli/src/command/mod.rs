@@ -20,7 +20,11 @@ mod finetune;
 mod inspect;
 mod logits;
 mod man;
+#[cfg(feature = "pull")]
+mod models;
 mod perplexity;
+#[cfg(feature = "pull")]
+mod pull;
 #[cfg(feature = "train")]
 mod quantize;
 mod run;
@@ -43,6 +47,7 @@ fn environment() -> String {
 Environment:
   BITNET_SEED           seed when --seed is not given
   BITNET_ISA            instruction-set cap when --isa is not given: {tiers}
+  HF_HOME               where pulled models lie; more in `bitnet pull --help`
   BITNET_API_KEYS       keys of `serve`, separated by commas
   BITNET_DETERMINISTIC  accepted; results are always deterministic
   RAYON_NUM_THREADS     threads when --threads is not given
@@ -74,6 +79,10 @@ pub(crate) enum Command {
     Serve(Box<serve::ServeArgs>),
     #[cfg(feature = "serve")]
     Batch(Box<batch::BatchArgs>),
+    #[cfg(feature = "pull")]
+    Pull(pull::PullArgs),
+    #[cfg(feature = "pull")]
+    Models(models::ModelsArgs),
     Inspect(inspect::InspectArgs),
     Tokenize(tokenize::TokenizeArgs),
     Detokenize(detokenize::DetokenizeArgs),
@@ -118,6 +127,10 @@ impl Command {
             Command::Serve(args) => serve::run(&args, console),
             #[cfg(feature = "serve")]
             Command::Batch(args) => batch::run(&args, console),
+            #[cfg(feature = "pull")]
+            Command::Pull(args) => pull::run(&args, console),
+            #[cfg(feature = "pull")]
+            Command::Models(args) => models::run(&args, console),
             Command::Inspect(args) => inspect::run(&args, console),
             Command::Tokenize(args) => tokenize::run(&args, console),
             Command::Detokenize(args) => detokenize::run(&args, console),

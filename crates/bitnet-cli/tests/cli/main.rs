@@ -13,6 +13,8 @@ mod inspect;
 mod measure;
 mod pipes;
 mod program;
+#[cfg(feature = "pull")]
+mod pull;
 mod receipt;
 mod run;
 #[cfg(feature = "serve")]

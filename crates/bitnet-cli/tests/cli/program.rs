@@ -10,6 +10,9 @@ pub(crate) fn bitnet<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Comm
     let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
     for name in [
         "BITNET_API_KEYS",
+        "HF_ENDPOINT",
+        "HF_TOKEN",
+        "HF_HUB_OFFLINE",
         "BITNET_SEED",
         "BITNET_ISA",
         "BITNET_DETERMINISTIC",
