@@ -17,6 +17,8 @@ mod explain_prompt;
 mod export;
 #[cfg(feature = "train")]
 mod finetune;
+#[cfg(feature = "serve")]
+mod health;
 mod inspect;
 mod logits;
 mod man;
@@ -78,6 +80,8 @@ pub(crate) enum Command {
     #[cfg(feature = "serve")]
     Serve(Box<serve::ServeArgs>),
     #[cfg(feature = "serve")]
+    Health(health::HealthArgs),
+    #[cfg(feature = "serve")]
     Batch(Box<batch::BatchArgs>),
     #[cfg(feature = "pull")]
     Pull(pull::PullArgs),
@@ -125,6 +129,8 @@ impl Command {
             Command::Chat(args) => chat::run(&args, console),
             #[cfg(feature = "serve")]
             Command::Serve(args) => serve::run(&args, console),
+            #[cfg(feature = "serve")]
+            Command::Health(args) => health::run(&args),
             #[cfg(feature = "serve")]
             Command::Batch(args) => batch::run(&args, console),
             #[cfg(feature = "pull")]

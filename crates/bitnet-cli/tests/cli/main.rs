@@ -11,6 +11,8 @@ mod damage;
 mod eval;
 mod inspect;
 mod measure;
+#[cfg(feature = "serve")]
+mod packaging;
 mod pipes;
 mod program;
 #[cfg(feature = "pull")]

@@ -5,15 +5,15 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, ChildStderr, Command, Stdio};
 
-struct Served {
+pub(crate) struct Served {
     child: Child,
     notes: BufReader<ChildStderr>,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Served {
     /// Starts it on a free port and waits until it listens.
-    fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         let mut command = bitnet(["serve", "--port", "0", "--threads", "1"].iter().chain(args));
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
         let mut notes = BufReader::new(child.stderr.take().expect("piped"));
