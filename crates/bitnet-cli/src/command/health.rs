@@ -24,7 +24,11 @@ pub(crate) fn run(args: &HealthArgs) -> anyhow::Result<()> {
     let (host, port) = (&args.host, args.port);
     let answer = ask(host, port).with_context(|| format!("no answer from {host}:{port}"))?;
     let status = answer.lines().next().unwrap_or_default();
-    ensure!(status.starts_with("HTTP/1.1 200"), "{host}:{port} is not ready: {}", answer.lines().last().unwrap_or(status));
+    ensure!(
+        status.starts_with("HTTP/1.1 200"),
+        "{host}:{port} is not ready: {}",
+        answer.lines().last().unwrap_or(status)
+    );
     Ok(())
 }
 
