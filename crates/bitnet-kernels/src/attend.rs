@@ -24,7 +24,7 @@ use crate::exp::exp;
 use crate::lanes::{Kernel, LANES, Lanes, dispatch};
 use crate::threads::ColumnTile;
 use crate::{Batch, Cpu, Kv, KvFormat, PAGE_LEN, Rows, Run};
-use page::{Codes, F16, F32, Floats, PARTS, Page, Weights};
+use page::{Codes, F16, F32, Floats, PARTS, Page, Seen, Weights};
 pub(crate) use split::Attention;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -32,6 +32,8 @@ use std::ops::Range;
 /// Query heads and consecutive tokens that use a page together while it is in the nearest cache.
 const HEADS: usize = 8;
 const TOKENS: usize = 8;
+/// Query heads, of one or two tokens, that share loads of keys and values: at most as many.
+const TOGETHER: usize = 8;
 
 /// `out = softmax(q kᵀ · scale) v`.
 #[allow(clippy::too_many_arguments)]
@@ -98,10 +100,10 @@ impl<'a> Step<'a> {
     }
 
     /// Positions of page `page` that a token sees.
-    fn seen(&self, run: &Run, row: usize, page: usize) -> Range<usize> {
+    fn seen(&self, run: &Run, row: usize, page: usize) -> Seen {
         let (first, last) = self.visible(run, row);
-        let start = page * PAGE_LEN;
-        first.saturating_sub(start).min(PAGE_LEN)..(last + 1).saturating_sub(start).min(PAGE_LEN)
+        let within = |position: usize| position.saturating_sub(page * PAGE_LEN).min(PAGE_LEN);
+        Seen { start: within(first), end: within(last + 1) }
     }
 
     /// Keys and values of one head in the sequence's page `page`.
@@ -126,23 +128,12 @@ impl Default for Softmax {
 impl Softmax {
     /// Turns the scores of a page into weights `exp(score - largest)`.
     #[inline(always)]
-    fn weigh<'a, L: Lanes, P: Page<'a>>(
-        &mut self,
-        l: L,
-        page: P,
-        seen: Range<usize>,
-        mut s: [L::V; PARTS],
-        weights: &mut Weights,
-    ) {
-        if seen != (0..PAGE_LEN) {
-            for i in 0..PARTS {
-                l.store(s[i], &mut weights.p[i]);
-            }
-            let p = weights.p.as_flattened_mut();
-            p[..seen.start].fill(f32::NEG_INFINITY);
-            p[seen.end..].fill(f32::NEG_INFINITY);
-            s = [l.load(&weights.p[0]), l.load(&weights.p[1])];
+    fn weigh<'a, L: Lanes, P: Page<'a>>(&mut self, l: L, page: P, seen: Seen, s: [L::V; PARTS], weights: &mut Weights) {
+        for i in 0..PARTS {
+            l.store(s[i], &mut weights.p[i]);
         }
+        seen.mask(&mut weights.p, f32::NEG_INFINITY);
+        let s: [L::V; PARTS] = [l.load(&weights.p[0]), l.load(&weights.p[1])];
         let before = self.largest;
         let here = l.largest(l.larger(s[0], s[1]));
         self.largest = if before > here { before } else { here };
@@ -168,18 +159,18 @@ impl Softmax {
 fn add_values<'a, L: Lanes, P: Page<'a>, const Q: usize, const W: usize>(
     l: L,
     page: P,
-    seen: Range<usize>,
+    seen: &[Seen; Q],
     weights: &[Weights; Q],
     channels: Range<usize>,
     outs: &mut [&mut [f32]; Q],
 ) {
     let mut first = 0;
     while first + W * LANES <= channels.len() {
-        add_block::<L, P, Q, W>(l, page, seen.clone(), weights, channels.start, first, outs);
+        add_block::<L, P, Q, W>(l, page, seen, weights, channels.start, first, outs);
         first += W * LANES;
     }
     while first + LANES <= channels.len() {
-        add_block::<L, P, Q, 1>(l, page, seen.clone(), weights, channels.start, first, outs);
+        add_block::<L, P, Q, 1>(l, page, seen, weights, channels.start, first, outs);
         first += LANES;
     }
     if first < channels.len() {
@@ -197,7 +188,7 @@ fn add_values<'a, L: Lanes, P: Page<'a>, const Q: usize, const W: usize>(
 fn add_block<'a, L: Lanes, P: Page<'a>, const Q: usize, const W: usize>(
     l: L,
     page: P,
-    seen: Range<usize>,
+    seen: &[Seen; Q],
     weights: &[Weights; Q],
     start: usize,
     first: usize,
@@ -255,6 +246,7 @@ impl<'a, P: Page<'a>> Walk<'a, '_, P> {
         let kv_head = self.tile.columns().start / self.tile.columns().len();
         let tile_columns = columns.start - self.tile.columns().start..columns.end - self.tile.columns().start;
         let mut states = [[State::<P::Query>::default(); HEADS]; TOKENS];
+        let mut weights = [Weights::default(); TOGETHER];
         for (row, states) in rows.clone().zip(&mut states) {
             self.tile.row(row)[tile_columns.clone()].fill(0.0);
             for (state, q) in states.iter_mut().zip(q.row(row)[columns.clone()].chunks_exact(head_dim)) {
@@ -271,28 +263,27 @@ impl<'a, P: Page<'a>> Walk<'a, '_, P> {
             }
             let mut row = rows.start;
             while row < rows.end {
-                let seen = self.step.seen(run, row, page);
-                // Two tokens that see the same share every load of keys and values.
-                let tokens = if row + 1 < rows.end && self.step.seen(run, row + 1, page) == seen { 2 } else { 1 };
+                let seen = [row, row + 1].map(|row| self.step.seen(run, row, page));
+                // Two tokens share every load of keys and values.
+                let tokens = if row + 1 < rows.end && seen.iter().all(|seen| !seen.is_empty()) { 2 } else { 1 };
                 let states = &mut states[row - rows.start..][..tokens];
-                row += tokens;
-                if seen.is_empty() {
+                let pair = row..row + tokens;
+                row = pair.end;
+                if seen[0].is_empty() {
                     continue;
                 }
-                let page = PageStep {
-                    page: keys_and_values,
-                    next: std::mem::take(&mut next),
-                    scale: self.step.scale,
-                    head_dim,
-                    seen,
-                };
-                let rows = row - tokens..row;
-                let q = rows.clone().flat_map(|row| q.row(row)[columns.clone()].chunks_exact(head_dim));
-                let outs =
-                    self.tile.rows_mut(rows).flat_map(|out| out[tile_columns.clone()].chunks_exact_mut(head_dim));
+                let q = [pair.start, pair.end - 1].map(|row| &q.row(row)[columns.clone()]);
+                let mut outs = self.tile.rows_mut(pair);
+                let outs = [outs.next(), outs.next()]
+                    .map(|out| out.map_or(Default::default(), |out| &mut out[tile_columns.clone()]));
                 let heads = columns.len() / head_dim;
-                let states = states.iter_mut().flat_map(|states| &mut states[..heads]);
-                page.heads(l, q.zip(outs).zip(states), tokens * heads);
+                let next = std::mem::take(&mut next);
+                let scale = self.step.scale;
+                PageStep { page: keys_and_values, next, scale, head_dim, heads, seen, q, outs }.run(
+                    l,
+                    states,
+                    &mut weights,
+                );
             }
         }
         for (row, states) in rows.zip(&states) {
@@ -313,60 +304,72 @@ struct State<Q> {
     softmax: Softmax,
 }
 
-/// One page of one key/value head, as some tokens see it.
-struct PageStep<'a, P> {
+/// One page of one key/value head, as one or two tokens see it.
+struct PageStep<'s, P> {
     page: P,
     /// To be fetched meanwhile.
-    next: &'a [u8],
+    next: &'s [u8],
     scale: f32,
     head_dim: usize,
-    seen: Range<usize>,
+    /// Query heads of a token.
+    heads: usize,
+    /// Of each token, and so on.
+    seen: [Seen; 2],
+    /// `[heads, head_dim]`
+    q: [&'s [f32]; 2],
+    /// What has been attended so far, `[heads, head_dim]`; what is done with is cut off.
+    outs: [&'s mut [f32]; 2],
 }
 
-/// A query head: its query, what it has attended so far, and its state.
-type Head<'h, Q> = ((&'h [f32], &'h mut [f32]), &'h mut State<Q>);
-
 impl<'a, P: Page<'a>> PageStep<'_, P> {
-    /// Adds the page to `count` query heads, as many at a time as the registers take.
+    /// Adds the page to the query heads, as many at a time as the registers take. `states` are those of the tokens.
     #[inline(always)]
-    fn heads<'h, L: Lanes>(&self, l: L, heads: impl Iterator<Item = Head<'h, P::Query>>, count: usize)
-    where
-        P::Query: 'h,
-    {
-        let mut heads = heads;
-        let mut next = self.next;
-        let mut left = count;
-        while left > 0 {
-            let next = std::mem::take(&mut next);
-            left -= match left {
-                8.. if L::ACCUMULATORS >= 8 => self.group::<L, 8, 2>(l, &mut heads, next),
-                4.. if L::ACCUMULATORS >= 8 => self.group::<L, 4, 4>(l, &mut heads, next),
-                2.. => self.group::<L, 2, 2>(l, &mut heads, next),
-                _ => self.group::<L, 1, 4>(l, &mut heads, next),
+    fn run<L: Lanes>(mut self, l: L, states: &mut [[State<P::Query>; HEADS]], weights: &mut [Weights; TOGETHER]) {
+        let count = states.len() * self.heads;
+        let mut done = 0;
+        while done < count {
+            done += match count - done {
+                8.. if L::ACCUMULATORS >= 8 => self.group::<L, 8, 2>(l, done, states, weights),
+                4.. if L::ACCUMULATORS >= 8 => self.group::<L, 4, 4>(l, done, states, weights),
+                2.. => self.group::<L, 2, 2>(l, done, states, weights),
+                _ => self.group::<L, 1, 4>(l, done, states, weights),
             };
         }
     }
 
-    /// Adds the page to the next `Q` heads.
+    /// Adds the page to `Q` heads from number `first` on, counted through the tokens.
     #[inline(always)]
-    fn group<'h, L: Lanes, const Q: usize, const W: usize>(
-        &self,
+    fn group<L: Lanes, const Q: usize, const W: usize>(
+        &mut self,
         l: L,
-        heads: &mut impl Iterator<Item = Head<'h, P::Query>>,
-        next: &[u8],
-    ) -> usize
-    where
-        P::Query: 'h,
-    {
-        let heads: [Head<'h, P::Query>; Q] = std::array::from_fn(|_| heads.next().expect("as many as were counted"));
-        let q = heads.each_ref().map(|((q, _), _)| *q);
-        let scores = self.page.scores(l, q, heads.each_ref().map(|(_, state)| &state.query), self.scale, next);
-        let mut weights = [Weights::default(); Q];
+        first: usize,
+        states: &mut [[State<P::Query>; HEADS]],
+        weights: &mut [Weights; TOGETHER],
+    ) -> usize {
+        let weights = weights.first_chunk_mut::<Q>().expect("groups are of at most TOGETHER heads");
+        // Loops, since closures would become calls here.
+        let mut places = [(0, 0); Q];
+        let (mut q, mut seen): ([&[f32]; Q], _) = ([&[]; Q], [Seen::default(); Q]);
+        let mut outs: [&mut [f32]; Q] = std::array::from_fn(|_| Default::default());
+        let (mut token, mut head) = (first / self.heads, first % self.heads);
         for h in 0..Q {
-            heads[h].1.softmax.weigh(l, self.page, self.seen.clone(), scores[h], &mut weights[h]);
+            places[h] = (token, head);
+            q[h] = &self.q[token][head * self.head_dim..][..self.head_dim];
+            seen[h] = self.seen[token];
+            let (out, rest) = std::mem::take(&mut self.outs[token]).split_at_mut(self.head_dim);
+            (outs[h], self.outs[token]) = (out, rest);
+            head += 1;
+            if head == self.heads {
+                (token, head) = (token + 1, 0);
+            }
         }
-        let mut outs = heads.map(|((_, out), _)| out);
-        add_values::<L, P, Q, W>(l, self.page, self.seen.clone(), &weights, 0..self.head_dim, &mut outs);
+        let queries = places.map(|(token, head)| &states[token][head].query);
+        let scores = self.page.scores(l, q, queries, self.scale, std::mem::take(&mut self.next));
+        for h in 0..Q {
+            let (token, head) = places[h];
+            states[token][head].softmax.weigh(l, self.page, seen[h], scores[h], &mut weights[h]);
+        }
+        add_values::<L, P, Q, W>(l, self.page, &seen, weights, 0..self.head_dim, &mut outs);
         Q
     }
 }

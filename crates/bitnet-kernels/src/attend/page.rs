@@ -9,14 +9,47 @@ use std::ops::Range;
 /// Vectors of positions in a page.
 pub(super) const PARTS: usize = PAGE_LEN / LANES;
 
+/// The positions of a page that a query sees: those from `start` to before `end`.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) start: usize,
+    pub(super) end: usize,
+}
+
+impl Seen {
+    const WHOLE: Seen = Seen { start: 0, end: PAGE_LEN };
+
+    #[inline(always)]
+    pub(super) fn is_empty(self) -> bool {
+        self.start >= self.end
+    }
+
+    #[inline(always)]
+    fn contains(self, position: usize) -> bool {
+        (self.start..self.end).contains(&position)
+    }
+
+    /// Puts `x` where nothing is seen.
+    #[inline(always)]
+    pub(super) fn mask(self, values: &mut [[f32; LANES]; PARTS], x: f32) {
+        if self != Seen::WHOLE {
+            for (i, value) in values.as_flattened_mut().iter_mut().enumerate() {
+                *value = if self.contains(i) { *value } else { x };
+            }
+        }
+    }
+}
+
 /// The weights of one page's positions for one query head, and what to multiply everything before with.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Weights {
     /// Scores `q · k · scale` at first, then `exp(score - largest)`; 0 at positions that are not seen.
     pub(super) p: [[f32; LANES]; PARTS],
     /// int8: `p` times the scale of the value, in units of `step`.
-    codes: [[i8; 4]; PAGE_LEN / 4],
+    codes: [i8; PAGE_LEN],
     step: f32,
+    /// What the codes of the values, 128 too large, add to the products.
+    offset: i32,
     /// Factor of all pages before.
     pub(super) kept: f32,
     /// Sum of all weights so far.
@@ -46,16 +79,19 @@ pub(super) trait Page<'a>: Copy {
     ) -> [[L::V; PARTS]; Q];
 
     /// Takes the weights of seen positions, before values are added.
-    fn weighed<L: Lanes>(self, l: L, seen: Range<usize>, weights: &mut Weights);
+    fn weighed<L: Lanes>(self, l: L, seen: Seen, weights: &mut Weights);
 
-    /// Fetches some channels of the values.
-    fn fetch_values<L: Lanes>(self, l: L, channels: Range<usize>);
+    /// Fetches part `part` of `parts` of the keys, and the scales with the first.
+    fn fetch_keys<L: Lanes>(self, l: L, part: usize, parts: usize);
 
-    /// `acc[h][c] += Σ p value` over the seen positions, for `W` vectors of channels from vector `group` on.
+    /// Fetches part `part` of `parts` of the values of some channels.
+    fn fetch_values<L: Lanes>(self, l: L, channels: Range<usize>, part: usize, parts: usize);
+
+    /// `acc[h][c] += Σ p value` over the positions that head `h` sees, for `W` vectors of channels from vector `group` on.
     fn add<L: Lanes, const Q: usize, const W: usize>(
         self,
         l: L,
-        seen: Range<usize>,
+        seen: &[Seen; Q],
         group: usize,
         weights: &[Weights; Q],
         acc: &mut [[L::V; W]; Q],
@@ -151,39 +187,75 @@ impl<'a, F: Float> Page<'a> for Floats<'a, F> {
     }
 
     #[inline(always)]
-    fn weighed<L: Lanes>(self, _: L, _: Range<usize>, _: &mut Weights) {}
+    fn weighed<L: Lanes>(self, _: L, _: Seen, _: &mut Weights) {}
 
     #[inline(always)]
-    fn fetch_values<L: Lanes>(self, l: L, channels: Range<usize>) {
-        for values in self.values.chunks_exact(self.groups) {
+    fn fetch_keys<L: Lanes>(self, l: L, part: usize, parts: usize) {
+        portion(self.keys, part, parts).iter().for_each(|line| l.prefetch(line));
+    }
+
+    #[inline(always)]
+    fn fetch_values<L: Lanes>(self, l: L, channels: Range<usize>, part: usize, parts: usize) {
+        for values in portion(self.values, part, parts).chunks_exact(self.groups) {
             values[channels.start / LANES..channels.end.div_ceil(LANES)].iter().for_each(|line| l.prefetch(line));
         }
     }
 
-    /// Positions ascending.
+    /// Positions ascending: first what only some heads see, then what all see, and again what only some see.
     #[inline(always)]
     fn add<L: Lanes, const Q: usize, const W: usize>(
         self,
         l: L,
-        seen: Range<usize>,
+        seen: &[Seen; Q],
         group: usize,
         weights: &[Weights; Q],
         acc: &mut [[L::V; W]; Q],
     ) {
-        for i in seen {
-            let value = &self.values[i * self.groups + group..][..W];
-            let value: [L::V; W] = std::array::from_fn(|c| F::load(l, &value[c]));
-            for h in 0..Q {
-                let p = l.splat(weights[h].p.as_flattened()[i]);
-                for c in 0..W {
-                    acc[h][c] = l.fma(p, value[c], acc[h][c]);
-                }
-            }
+        let (mut any, mut all) = (seen[0], seen[0]);
+        for seen in &seen[1..] {
+            any = Seen { start: any.start.min(seen.start), end: any.end.max(seen.end) };
+            all = Seen { start: all.start.max(seen.start), end: all.end.min(seen.end) };
+        }
+        let shared = all.start..all.end.max(all.start);
+        for i in any.start..shared.start {
+            self.add_position::<L, Q, W>(l, i, |h| seen[h].contains(i), group, weights, acc);
+        }
+        for i in shared.clone() {
+            self.add_position::<L, Q, W>(l, i, |_| true, group, weights, acc);
+        }
+        for i in shared.end..any.end {
+            self.add_position::<L, Q, W>(l, i, |h| seen[h].contains(i), group, weights, acc);
         }
     }
 }
 
 impl<F: Float> Floats<'_, F> {
+    /// Adds `p value` of one position to the heads that see it.
+    #[inline(always)]
+    fn add_position<L: Lanes, const Q: usize, const W: usize>(
+        self,
+        l: L,
+        position: usize,
+        sees: impl Fn(usize) -> bool,
+        group: usize,
+        weights: &[Weights; Q],
+        acc: &mut [[L::V; W]; Q],
+    ) {
+        let value = &self.values[position * self.groups + group..][..W];
+        let mut v = [l.splat(0.0); W];
+        for c in 0..W {
+            v[c] = F::load(l, &value[c]);
+        }
+        for h in 0..Q {
+            if sees(h) {
+                let p = l.splat(weights[h].p.as_flattened()[position]);
+                for c in 0..W {
+                    acc[h][c] = l.fma(p, v[c], acc[h][c]);
+                }
+            }
+        }
+    }
+
     /// `q · k`, added channel after channel; `next` is fetched along if `FETCH`.
     #[inline(always)]
     fn products<L: Lanes, const Q: usize, const FETCH: bool>(
@@ -198,21 +270,53 @@ impl<F: Float> Floats<'_, F> {
         let (next, _) = next.as_chunks::<64>();
         let lines = next.len().div_ceil(channels);
         let mut acc = [[l.splat(0.0); PARTS]; Q];
-        for c in 0..channels {
-            if FETCH {
-                for line in next.iter().skip(c * lines).take(lines) {
-                    l.prefetch(line);
+        // Whole vectors of channels first, because within them no bounds need to be checked.
+        let (blocks, rest) = keys.as_chunks::<LANES>();
+        for (block, keys) in blocks.iter().enumerate() {
+            let first = block * LANES;
+            let q: [&[f32; LANES]; Q] = q.map(|q| &q.as_chunks().0[block]);
+            for c in 0..LANES {
+                if FETCH {
+                    fetch(l, next, (first + c) * lines, lines);
                 }
-            }
-            let key: [L::V; PARTS] = [F::load(l, &keys[c][0]), F::load(l, &keys[c][1])];
-            for h in 0..Q {
-                let q = l.splat(q[h][c]);
-                for i in 0..PARTS {
-                    acc[h][i] = l.fma(q, key[i], acc[h][i]);
-                }
+                Self::add_channel(l, &keys[c], &q.map(|q| q[c]), &mut acc);
             }
         }
+        let first = blocks.len() * LANES;
+        for (c, key) in rest.iter().enumerate() {
+            if FETCH {
+                fetch(l, next, (first + c) * lines, lines);
+            }
+            Self::add_channel(l, key, &q.map(|q| q[first + c]), &mut acc);
+        }
         acc
+    }
+
+    /// Adds the products of one channel.
+    #[inline(always)]
+    fn add_channel<L: Lanes, const Q: usize>(l: L, key: &[F::Line; PARTS], q: &[f32; Q], acc: &mut [[L::V; PARTS]; Q]) {
+        let key: [L::V; PARTS] = [F::load(l, &key[0]), F::load(l, &key[1])];
+        for h in 0..Q {
+            let q = l.splat(q[h]);
+            for i in 0..PARTS {
+                acc[h][i] = l.fma(q, key[i], acc[h][i]);
+            }
+        }
+    }
+}
+
+/// Part `part` of `parts` of some lines, whose number `parts` divides: pages have so many.
+#[inline(always)]
+fn portion<T>(lines: &[T], part: usize, parts: usize) -> &[T] {
+    let len = lines.len() / parts;
+    &lines[part * len..][..len]
+}
+
+/// Fetches some of `lines`, as far as there are so many.
+#[inline(always)]
+fn fetch<L: Lanes>(l: L, lines: &[[u8; 64]], first: usize, count: usize) {
+    for line in lines.iter().skip(first).take(count) {
+        l.prefetch(line);
     }
 }
 
@@ -280,11 +384,10 @@ impl<'a> Page<'a> for Codes<'a> {
         scale: f32,
         next: &[u8],
     ) -> [[L::V; PARTS]; Q] {
-        // The scales of the values are wanted before the values are.
-        for line in next.as_chunks::<64>().0.iter().chain(self.scales) {
+        for line in next.as_chunks::<64>().0 {
             l.prefetch(line);
         }
-        let codes = std::array::from_fn(|h: usize| &queries[h].codes[..queries[h].len]);
+        let codes = queries.map(|query| &query.codes[..query.len]);
         let mut acc = l.byte_products::<Q, PARTS>(self.keys, PARTS, codes, queries.map(|q| q.offset));
         for i in 0..PARTS {
             let keys = l.load_f32(&self.scales[i]);
@@ -297,33 +400,40 @@ impl<'a> Page<'a> for Codes<'a> {
 
     /// `code = round_half_even(p · value scale / step)` with `step = largest / 127`.
     #[inline(always)]
-    fn weighed<L: Lanes>(self, l: L, seen: Range<usize>, weights: &mut Weights) {
+    fn weighed<L: Lanes>(self, l: L, seen: Seen, weights: &mut Weights) {
         let mut w = [[0.0; LANES]; PARTS];
         for i in 0..PARTS {
             l.store(l.mul(l.load(&weights.p[i]), l.load_f32(&self.scales[PARTS + i])), &mut w[i]);
         }
-        if seen != (0..PAGE_LEN) {
-            let w = w.as_flattened_mut();
-            w[..seen.start].fill(0.0);
-            w[seen.end..].fill(0.0);
-        }
+        seen.mask(&mut w, 0.0);
         let v: [L::V; PARTS] = [l.load(&w[0]), l.load(&w[1])];
         let largest = l.largest(l.larger(v[0], v[1]));
         let factor = if largest > 0.0 { (127.0 / largest).min(f32::MAX) } else { 0.0 };
         for i in 0..PARTS {
             l.store(l.fma(v[i], l.splat(factor), l.splat(ROUND)), &mut w[i]);
         }
-        for (code, w) in weights.codes.as_flattened_mut().iter_mut().zip(w.as_flattened()) {
-            *code = w.to_bits() as i8;
+        for (codes, w) in weights.codes.as_chunks_mut::<LANES>().0.iter_mut().zip(&w) {
+            for j in 0..LANES {
+                codes[j] = w[j].to_bits() as i8;
+            }
         }
+        weights.offset = offset(weights.codes.as_chunks().0);
         // 0 · w is zero unless w is infinite or NaN, which must not vanish.
         let broken = l.sum(l.mul(l.add(v[0], v[1]), l.splat(0.0)));
         weights.step = largest / 127.0 + broken;
     }
 
     #[inline(always)]
-    fn fetch_values<L: Lanes>(self, l: L, channels: Range<usize>) {
-        for values in self.values.chunks_exact(self.groups) {
+    fn fetch_keys<L: Lanes>(self, l: L, part: usize, parts: usize) {
+        if part == 0 {
+            self.scales.iter().for_each(|line| l.prefetch(line));
+        }
+        portion(self.keys, part, parts).iter().for_each(|line| l.prefetch(line));
+    }
+
+    #[inline(always)]
+    fn fetch_values<L: Lanes>(self, l: L, channels: Range<usize>, part: usize, parts: usize) {
+        for values in portion(self.values, part, parts).chunks_exact(self.groups) {
             values[channels.start / LANES..channels.end.div_ceil(LANES)].iter().for_each(|line| l.prefetch(line));
         }
     }
@@ -333,13 +443,16 @@ impl<'a> Page<'a> for Codes<'a> {
     fn add<L: Lanes, const Q: usize, const W: usize>(
         self,
         l: L,
-        _: Range<usize>,
+        _: &[Seen; Q],
         group: usize,
         weights: &[Weights; Q],
         acc: &mut [[L::V; W]; Q],
     ) {
-        let codes = std::array::from_fn(|h: usize| weights[h].codes.as_slice());
-        let offsets = std::array::from_fn(|h: usize| offset(&weights[h].codes));
+        let (mut codes, mut offsets): ([&[[i8; 4]]; Q], _) = ([&[]; Q], [0; Q]);
+        for h in 0..Q {
+            codes[h] = weights[h].codes.as_chunks().0;
+            offsets[h] = weights[h].offset;
+        }
         let sums = l.byte_products::<Q, W>(&self.values[group..], self.groups, codes, offsets);
         for h in 0..Q {
             let step = l.splat(weights[h].step);

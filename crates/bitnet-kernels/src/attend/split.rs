@@ -4,17 +4,20 @@
 //! that share a key/value head. Values are shared out by channel, and each channel adds its pages in order. So every
 //! operation is that of [`Walk`](super::Walk), in the same order.
 
-use super::page::{Page, Weights};
-use super::{Softmax, Step, add_values};
+use super::page::{Page, Seen, Weights};
+use super::{HEADS, Softmax, Step, add_values};
 use crate::lanes::{Kernel, Lanes, dispatch};
 use crate::{Cpu, KernelError, KvShape, PAGE_LEN, Rows, Run};
 use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Pages whose scores are one thread's work at a time.
-const PAGES: usize = 8;
+const PAGES: usize = 16;
+/// Pages that are fetched in turns, line by line, while as many before them are computed: memory gives more to several streams than
+/// to one.
+const STREAMS: usize = 4;
 /// Channels of all heads of a group whose values are one thread's work at a time.
-const CHANNELS: usize = 32;
+const CHANNELS: usize = 64;
 /// Shorter contexts are not worth the hand-over between the steps.
 const LEAST_PAGES: usize = 8;
 
@@ -126,9 +129,23 @@ impl<'a> Token<'a> {
 
     /// Page `page`, and the positions of it that the token sees.
     #[inline(always)]
-    fn page<P: Page<'a>>(&self, page: usize, kv_head: usize) -> (P, Range<usize>) {
+    fn page<P: Page<'a>>(&self, page: usize, kv_head: usize) -> (P, Seen) {
         let bytes = self.step.bytes(self.run, page, kv_head);
         (P::new(bytes, self.step.kv.shape().padded_dim()), self.step.seen(self.run, self.row, page))
+    }
+
+    /// Before `page` is computed: has its part of the next [`STREAMS`] of `pages` fetched, and at first all of those
+    /// that come at once.
+    #[inline(always)]
+    fn fetch(&self, page: usize, pages: &Range<usize>, fetch: impl Fn(usize, usize)) {
+        let done = page - pages.start;
+        if done == 0 {
+            for part in 0..STREAMS {
+                (page..pages.end.min(page + STREAMS)).for_each(|page| fetch(page, part));
+            }
+        }
+        let next = page - done % STREAMS + STREAMS;
+        (next..pages.end.min(next + STREAMS)).for_each(|page| fetch(page, done % STREAMS));
     }
 
     /// The queries that read `kv_head`.
@@ -180,16 +197,13 @@ impl<'a, P: Page<'a>> Score<'a, '_, P> {
         let q = token.queries(self.kv_head);
         let q: [&[f32]; Q] = std::array::from_fn(|h| &q[(head + h) * head_dim..][..head_dim]);
         let queries = q.map(P::query);
-        let pages = token.pages.clone().skip(self.first);
-        for (page, weights) in pages.zip(self.weights.chunks_exact_mut(self.step.group())) {
+        let first = token.pages.start + self.first;
+        let pages = first..token.pages.end.min(first + PAGES);
+        let weights = self.weights.chunks_exact_mut(self.step.group());
+        for (page, weights) in pages.clone().zip(weights) {
+            token.fetch(page, &pages, |page, part| token.page::<P>(page, self.kv_head).0.fetch_keys(l, part, STREAMS));
             let (keys, _): (P, _) = token.page(page, self.kv_head);
-            let next = if page + 1 < token.pages.end {
-                let bytes = self.step.bytes(token.run, page + 1, self.kv_head);
-                &bytes[..bytes.len() / 2]
-            } else {
-                &[]
-            };
-            let scores = keys.scores(l, q, queries.each_ref(), self.step.scale, next);
+            let scores = keys.scores(l, q, queries.each_ref(), self.step.scale, &[]);
             for (weights, scores) in weights[head..].iter_mut().zip(scores) {
                 for (p, score) in weights.p.iter_mut().zip(scores) {
                     l.store(score, p);
@@ -215,13 +229,17 @@ impl<'a, P: Page<'a>> Kernel for Weigh<'a, '_, P> {
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
         let token = Token::of(self.step, self.row);
-        for head in 0..self.step.group() {
-            let mut softmax = Softmax::default();
-            let of_head = self.weights[head..].iter_mut().step_by(self.step.group());
-            for (page, weights) in token.pages.clone().zip(of_head) {
+        let group = self.step.group();
+        for first in (0..group).step_by(HEADS) {
+            // Each head waits for its page before, so that some of them take turns.
+            let mut softmax = [Softmax::default(); HEADS];
+            let heads = first..group.min(first + HEADS);
+            for (page, weights) in token.pages.clone().zip(self.weights.chunks_exact_mut(group)) {
                 let (values, seen): (P, _) = token.page(page, self.kv_head);
-                let scores = [l.load(&weights.p[0]), l.load(&weights.p[1])];
-                softmax.weigh(l, values, seen, scores, weights);
+                for (softmax, weights) in softmax.iter_mut().zip(&mut weights[heads.clone()]) {
+                    let scores = [l.load(&weights.p[0]), l.load(&weights.p[1])];
+                    softmax.weigh(l, values, seen, scores, weights);
+                }
             }
         }
     }
@@ -280,12 +298,11 @@ impl<'a, P: Page<'a>> Add<'a, '_, P> {
         let mut outs: [&mut [f32]; Q] = std::array::from_fn(|_| sums.next().unwrap_or_default());
         for (page, weights) in token.pages.clone().zip(self.weights.chunks_exact(self.step.group())) {
             let (values, seen): (P, _) = token.page(page, self.kv_head);
-            if page + 1 < token.pages.end {
-                let (next, _): (P, _) = token.page(page + 1, self.kv_head);
-                next.fetch_values(l, self.channels.clone());
-            }
+            token.fetch(page, &token.pages, |page, part| {
+                token.page::<P>(page, self.kv_head).0.fetch_values(l, self.channels.clone(), part, STREAMS);
+            });
             let Some(weights) = weights[head..].first_chunk::<Q>() else { continue };
-            add_values::<L, P, Q, 2>(l, values, seen, weights, self.channels.clone(), &mut outs);
+            add_values::<L, P, Q, 2>(l, values, &[seen; Q], weights, self.channels.clone(), &mut outs);
         }
     }
 }

@@ -158,18 +158,22 @@ impl Lanes for Avx512 {
             let y = y.map(|codes| &codes[..y[0].len()]);
             for g in 0..y[0].len() {
                 let x = &x[g * stride..][..W];
-                let x: [__m512i; W] = std::array::from_fn(|w| _mm512_loadu_si512(x[w].as_ptr().cast()));
                 for h in 0..H {
-                    let y = _mm512_set1_epi32(i32::from_le_bytes(y[h][g].map(|y| y as u8)));
+                    let y = _mm512_set1_epi32(bytemuck::cast(y[h][g]));
                     for w in 0..W {
-                        sums[h][w] = _mm512_dpbusd_epi32(sums[h][w], x[w], y);
+                        sums[h][w] = _mm512_dpbusd_epi32(sums[h][w], _mm512_loadu_si512(x[w].as_ptr().cast()), y);
                     }
                 }
             }
-            std::array::from_fn(|h| {
+            // Loops, because a closure in a large function may stay a call.
+            let mut out = [[Zmm(_mm512_setzero_ps()); W]; H];
+            for h in 0..H {
                 let offset = _mm512_set1_epi32(offset[h]);
-                std::array::from_fn(|w| Zmm(_mm512_cvtepi32_ps(_mm512_sub_epi32(sums[h][w], offset))))
-            })
+                for w in 0..W {
+                    out[h][w] = Zmm(_mm512_cvtepi32_ps(_mm512_sub_epi32(sums[h][w], offset)));
+                }
+            }
+            out
         }
     }
 }
