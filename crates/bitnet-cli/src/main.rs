@@ -18,11 +18,14 @@ mod sampling_args;
 mod service_args;
 mod text_input;
 
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = match command::Cli::try_parse() {
+    #[cfg(feature = "serve")]
+    let cli = command::settings::parse(std::env::args_os().collect::<Vec<_>>());
+    #[cfg(not(feature = "serve"))]
+    let cli = <command::Cli as clap::Parser>::try_parse();
+    let cli = match cli {
         Ok(cli) => cli,
         Err(error) => return failure::usage(&error),
     };

@@ -47,6 +47,13 @@ impl ApiError {
         ApiError { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, Some("busy"), message) }
     }
 
+    /// More requests than a key allows.
+    pub(crate) fn too_many(retry_after: Duration) -> Self {
+        let message = "too many requests for this key: wait as long as Retry-After says";
+        let retry_after = Some(retry_after);
+        ApiError { retry_after, ..Self::new(StatusCode::TOO_MANY_REQUESTS, Some("rate_limit_exceeded"), message) }
+    }
+
     /// No answer in time.
     pub(crate) fn time_limit() -> Self {
         let message = "the answer takes longer than this server allows";
@@ -92,6 +99,7 @@ impl ApiError {
             401 => "authentication_error",
             403 => "permission_error",
             408 | 504 => "timeout_error",
+            429 => "rate_limit_error",
             503 => "overloaded_error",
             400..500 => "invalid_request_error",
             _ => "server_error",
@@ -108,7 +116,6 @@ impl ApiError {
         let kind = match self.status.as_u16() {
             404 => "not_found_error",
             413 => "request_too_large",
-            429 => "rate_limit_error",
             _ if self.kind() == "server_error" => "api_error",
             _ => self.kind(),
         };
@@ -126,7 +133,7 @@ impl ApiError {
         let mut response = (self.status, json_response(body)).into_response();
         let headers = response.headers_mut();
         if let Some(wait) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs_f64().ceil().max(1.0) as u64));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

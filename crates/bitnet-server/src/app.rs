@@ -3,8 +3,8 @@
 use crate::api_error::ApiError;
 use crate::metrics::HttpMetrics;
 use crate::{
-    ServerOptions, chat, completions, embeddings, gate, health, messages, metrics, model_list, observe, responses,
-    server::ServerError, tokens, web_page,
+    ServerOptions, chat, completions, embeddings, gate, health, messages, metrics, model_list, observe, openapi,
+    responses, server::ServerError, tokens, web_page,
 };
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -41,7 +41,7 @@ impl App {
         let keys = std::mem::take(&mut options.api_keys);
         Ok(App {
             scheduler: Scheduler::start(engine, options.queue)?,
-            gate: gate::Gate::new(&keys, &options.cors_origins, loopback),
+            gate: gate::Gate::new(&keys, &options.cors_origins, options.rate_limit, loopback),
             http: HttpMetrics::default(),
             started: now(),
             draining: AtomicBool::new(false),
@@ -136,6 +136,7 @@ pub(crate) fn router(app: &Arc<App>) -> Result<Router, ServerError> {
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
         .route("/metrics", get(metrics::metrics))
+        .route("/openapi.json", get(openapi::document))
         .merge(web_page::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)

@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod allowance;
 mod api_error;
 mod app;
 mod asked;
@@ -38,6 +39,7 @@ mod messages;
 mod metrics;
 mod model_list;
 mod observe;
+mod openapi;
 mod options;
 mod parameters;
 mod responses;

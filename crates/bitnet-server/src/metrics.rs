@@ -7,7 +7,7 @@ use axum::response::IntoResponse;
 use bitnet_inference::Histogram;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What the routes have done.
@@ -40,41 +40,40 @@ fn text(app: &App) -> String {
     let model = app.options.model.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     out.line("bitnet_build_info", &format!("{{version=\"{version}\",model=\"{model}\"}}"), 1);
 
-    out.one("bitnet_requests_waiting", "gauge", "Requests in the queue.", m.waiting.load(Relaxed));
-    out.one("bitnet_requests_active", "gauge", "Requests that steps work on.", m.active.load(Relaxed));
-    out.one("bitnet_kv_pages", "gauge", "KV pages in all.", m.pages);
-    out.one("bitnet_kv_pages_held", "gauge", "KV pages held by requests.", m.pages_held.load(Relaxed));
-    out.one("bitnet_kv_pages_cached", "gauge", "KV pages with reusable prefixes.", m.pages_cached.load(Relaxed));
-    out.one("bitnet_requests_finished_total", "counter", "Requests answered to the end.", m.finished.load(Relaxed));
-    out.one(
-        "bitnet_requests_cancelled_total",
-        "counter",
-        "Requests whose client went away.",
-        m.cancelled.load(Relaxed),
-    );
-    out.one("bitnet_requests_failed_total", "counter", "Requests that ended with an error.", m.failed.load(Relaxed));
-    out.one("bitnet_requests_refused_total", "counter", "Requests refused: queue full.", m.refused.load(Relaxed));
-    out.one(
-        "bitnet_requests_preempted_total",
-        "counter",
-        "Requests sent back to the queue.",
-        m.preempted.load(Relaxed),
-    );
-    out.one("bitnet_prompt_tokens_total", "counter", "Prompt tokens.", m.prompt_tokens.load(Relaxed));
-    out.one(
-        "bitnet_cached_tokens_total",
-        "counter",
-        "Prompt tokens found in the cache.",
-        m.cached_tokens.load(Relaxed),
-    );
-    out.one("bitnet_new_tokens_total", "counter", "Tokens generated.", m.new_tokens.load(Relaxed));
-    out.histogram("bitnet_batch_size", "Sequences per step.", &m.batch_size);
-    out.histogram("bitnet_step_seconds", "Seconds per step.", &m.step_seconds);
-    out.histogram("bitnet_first_token_seconds", "Seconds from arrival to first token.", &m.first_token_seconds);
-    out.histogram("bitnet_token_gap_seconds", "Seconds between two tokens of a request.", &m.token_gap_seconds);
-
-    out.one("bitnet_http_connections", "gauge", "Open connections.", app.http.connections.load(Relaxed));
-    out.one("bitnet_http_requests_active", "gauge", "Requests not answered yet.", app.http.active.load(Relaxed));
+    let gauges: [(&str, &str, usize); 7] = [
+        ("requests_waiting", "Requests in the queue.", m.waiting.load(Relaxed)),
+        ("requests_active", "Requests that steps work on.", m.active.load(Relaxed)),
+        ("kv_pages", "KV pages in all.", m.pages),
+        ("kv_pages_held", "KV pages held by requests.", m.pages_held.load(Relaxed)),
+        ("kv_pages_cached", "KV pages with reusable prefixes.", m.pages_cached.load(Relaxed)),
+        ("http_connections", "Open connections.", app.http.connections.load(Relaxed)),
+        ("http_requests_active", "Requests not answered yet.", app.http.active.load(Relaxed)),
+    ];
+    let counters: [(&str, &str, &AtomicU64); 8] = [
+        ("requests_finished_total", "Requests answered to the end.", &m.finished),
+        ("requests_cancelled_total", "Requests whose client went away.", &m.cancelled),
+        ("requests_failed_total", "Requests that ended with an error.", &m.failed),
+        ("requests_refused_total", "Requests refused: queue full.", &m.refused),
+        ("requests_preempted_total", "Requests sent back to the queue.", &m.preempted),
+        ("prompt_tokens_total", "Prompt tokens.", &m.prompt_tokens),
+        ("cached_tokens_total", "Prompt tokens found in the cache.", &m.cached_tokens),
+        ("new_tokens_total", "Tokens generated.", &m.new_tokens),
+    ];
+    let histograms: [(&str, &str, &Histogram); 4] = [
+        ("batch_size", "Sequences per step.", &m.batch_size),
+        ("step_seconds", "Seconds per step.", &m.step_seconds),
+        ("first_token_seconds", "Seconds from arrival to first token.", &m.first_token_seconds),
+        ("token_gap_seconds", "Seconds between two tokens of a request.", &m.token_gap_seconds),
+    ];
+    for (name, help, value) in gauges {
+        out.one(&format!("bitnet_{name}"), "gauge", help, value);
+    }
+    for (name, help, value) in counters {
+        out.one(&format!("bitnet_{name}"), "counter", help, value.load(Relaxed));
+    }
+    for (name, help, histogram) in histograms {
+        out.histogram(&format!("bitnet_{name}"), help, histogram);
+    }
     let name = "bitnet_http_responses_total";
     out.head(name, "counter", "Responses by route and status.");
     for ((route, status), count) in &*app.http.responses.lock().unwrap_or_else(PoisonError::into_inner) {

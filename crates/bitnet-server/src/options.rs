@@ -16,6 +16,8 @@ pub struct ServerOptions {
     pub api_keys: Vec<String>,
     /// Origins (`https://example.org`, or `*`) whose pages may read answers in a browser.
     pub cors_origins: Vec<String>,
+    /// POST requests per minute and key (without keys, of all together); `None` = no limit.
+    pub rate_limit: Option<u32>,
     /// Bytes of a request's body.
     pub max_body: usize,
     /// Connections at once; more wait to be accepted.
@@ -36,6 +38,7 @@ impl ServerOptions {
             queue: 64,
             api_keys: Vec::new(),
             cors_origins: Vec::new(),
+            rate_limit: None,
             max_body: 4 << 20,
             max_connections: 1024,
             time_limit: Duration::from_secs(600),

@@ -32,6 +32,8 @@ mod quantize;
 mod run;
 #[cfg(feature = "serve")]
 mod serve;
+#[cfg(feature = "serve")]
+pub(crate) mod settings;
 mod tokenize;
 #[cfg(feature = "train")]
 mod train;
@@ -51,6 +53,7 @@ Environment:
   BITNET_ISA            instruction-set cap when --isa is not given: {tiers}
   HF_HOME               where pulled models lie; more in `bitnet pull --help`
   BITNET_API_KEYS       keys of `serve`, separated by commas
+  BITNET_SERVE_PORT ... options of `serve`
   BITNET_DETERMINISTIC  accepted; results are always deterministic
   RAYON_NUM_THREADS     threads when --threads is not given
   BITNET_PERF_TRACK     1: time every operation, table and JSON at the end on standard error;

@@ -13,22 +13,28 @@ use std::time::Duration;
 #[derive(Args, Debug)]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
-    service: ServiceArgs,
+    pub(crate) service: ServiceArgs,
+    /// TOML file with options by their long names (`port = 8080`); BITNET_SERVE_PORT and the like go before it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Address to listen to; 0.0.0.0 is every network of this machine
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: String,
     /// Port; 0 takes a free one
     #[arg(long, value_name = "N", default_value_t = 8080)]
-    port: u16,
+    pub(crate) port: u16,
     /// Requests that may wait; more are refused with status 503
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive)]
-    queue: usize,
+    pub(crate) queue: usize,
     /// File with API keys, one per line; a client must show one [default: BITNET_API_KEYS, or none]
     #[arg(long, value_name = "FILE", help_heading = "Access")]
     api_key_file: Option<PathBuf>,
     /// Origin whose pages may ask from a browser, for example https://example.org (repeatable; * is all)
     #[arg(long, value_name = "ORIGIN", help_heading = "Access")]
-    cors_origin: Vec<String>,
+    pub(crate) cors_origin: Vec<String>,
+    /// POST requests per minute that every key may send; without keys, all clients together [default: no limit]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Limits")]
+    pub(crate) rate_limit: Option<u32>,
     /// Bytes of a request's body
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 20, value_parser = positive, help_heading = "Limits")]
     max_body: usize,
@@ -52,6 +58,7 @@ pub(crate) fn run(args: &ServeArgs, console: &Console) -> anyhow::Result<()> {
         queue: args.queue,
         api_keys,
         cors_origins: args.cors_origin.clone(),
+        rate_limit: args.rate_limit,
         max_body: args.max_body,
         max_connections: args.max_connections,
         time_limit: Duration::from_secs(args.time_limit.into()),

@@ -144,6 +144,25 @@ fn keys() {
 }
 
 #[test]
+fn a_key_that_asks_too_often_waits() {
+    let limited = ServerOptions { rate_limit: Some(2), api_keys: vec!["a".into(), "b".into()], ..options() };
+    let server = Running::start(engine(1, 30), limited);
+    let ask = |path: &str, key: &str| {
+        let body = json!({ "content": "Hi", "messages": [] }).to_string();
+        receive(send(server.address, "POST", path, &[("X-Api-Key", key)], body.as_bytes()))
+    };
+    assert_eq!([1, 2].map(|_| ask("/tokenize", "a").status), [200, 200]);
+    let reply = ask("/tokenize", "a");
+    assert_eq!((reply.status, &reply.json()["error"]["type"]), (429, &json!("rate_limit_error")));
+    let wait: u64 = reply.header("retry-after").and_then(|wait| wait.parse().ok()).expect("seconds");
+    assert!((1..=30).contains(&wait));
+    assert_eq!(ask("/v1/messages", "a").json()["error"]["type"], "rate_limit_error");
+    assert_eq!(ask("/tokenize", "b").status, 200, "another key");
+    let reply = receive(send(server.address, "GET", "/v1/models", &[("X-Api-Key", "a")], b""));
+    assert_eq!(reply.status, 200, "looking costs nothing");
+}
+
+#[test]
 fn pages_of_other_origins() {
     let origin = ("Origin", "https://page.example");
     let preflight = [origin, ("Access-Control-Request-Method", "POST")];
