@@ -28,7 +28,7 @@ def check(what, condition):
 models = urllib.request.Request(url + "/v1/models", headers={"x-api-key": client.api_key})
 model = json.load(urllib.request.urlopen(models))["data"][0]["id"]
 story = [{"role": "user", "content": "Once upon a time"}]
-ask = dict(model=model, messages=story, max_tokens=24, temperature=0.7, extra_body={"seed": 7})
+ask = dict(model=model, messages=story, max_tokens=24, extra_body={"seed": 7, "temperature": 0.7})
 
 # messages
 whole = client.messages.create(**ask)
@@ -97,7 +97,7 @@ def raises(kind, word, **change):
 
 
 check("errors: an unknown model is NotFoundError", raises(anthropic.NotFoundError, "claude", model="claude"))
-check("errors: a wrong value is BadRequestError", raises(anthropic.BadRequestError, "temperature", temperature=9))
+check("errors: a wrong value is BadRequestError", raises(anthropic.BadRequestError, "temperature", extra_body={"temperature": 9}))
 check("errors: images are refused by name", raises(anthropic.BadRequestError, "messages[0].content[0].type", messages=[
     {"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "x"}}]}]))
 check("errors: too long is BadRequestError", raises(

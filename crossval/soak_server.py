@@ -5,8 +5,8 @@
     python3 crossval/soak_server.py soak 127.0.0.1:8080 --minutes 5 --pid $!
     python3 crossval/soak_server.py figures 127.0.0.1:8080 --pid $!
 
-The soak sends streams, streams that are left, readers that dawdle, long prompts, answers of a form, broken JSON and broken
-HTTP. It fails unless every answer is complete or a proper error, the server is idle at the end without a held page, and
+The soak sends streams, streams that are left, readers that dawdle, long prompts, answers of a form, function calls, Anthropic's and
+OpenAI's newer spelling, broken JSON and broken HTTP. It fails unless every answer is complete or a proper error, the server is idle at the end without a held page, and
 (with --pid) its memory came back to where it was after the first quarter, give or take 5 %.
 """
 
@@ -123,6 +123,28 @@ def of_a_form(seed):
         expect(isinstance(animal["name"], str) and isinstance(animal["tame"], bool), animal)
 
 
+def call(seed):
+    tool = {"type": "function", "function": {"name": "pet", "parameters": SCHEMA}}
+    response = post(connect(), "/v1/chat/completions", {**chat(seed), "max_tokens": 120, "tools": [tool],
+                                                        "tool_choice": "required", "parallel_tool_calls": False})
+    body = response.read()
+    if not refused(response, body):
+        expect(response.status == 200, body)
+        animal = json.loads(json.loads(body)["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"])
+        expect(isinstance(animal["name"], str) and isinstance(animal["tame"], bool), animal)
+
+
+def other_spelling(seed):
+    kind = ("/v1/messages", {}, b"message_stop") if seed % 2 else ("/v1/responses", {"input": "Once"}, b"response.")
+    path, more, last = kind
+    response = post(connect(), path, {**chat(seed, stream=True), **more})
+    if response.status != 200:
+        body = response.read()
+        return expect(response.status == 503 and response.headers["retry-after"], body)
+    body = response.read()
+    expect(body.endswith(b"\n\n") and last in body.rsplit(b"\n\n", 2)[-2], body[-300:])
+
+
 def broken_json(seed):
     good = json.dumps(chat(seed))
     response = post(connect(), "/v1/chat/completions", good[: seed % len(good)])
@@ -137,7 +159,8 @@ def broken_http(seed):
         expect(not answer or answer.startswith(b"HTTP/1.1 4"), answer)
 
 
-KINDS = [whole, whole, stream, stream, dawdle, leave, long_prompt, of_a_form, broken_json, broken_http]
+KINDS = [whole, whole, stream, stream, dawdle, leave, long_prompt, of_a_form, call, other_spelling, broken_json,
+         broken_http]
 
 
 def soak():

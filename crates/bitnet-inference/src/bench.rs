@@ -388,7 +388,7 @@ impl<'e> Runners<'e> {
         let Runners { engine, sampler, sequences, logits, .. } = self;
         let tops = sampler.wanted(&[]).map(|top| vec![top; sequences.len()]); // greedy: the history does not matter
         let mut runs: Vec<_> =
-            sequences.iter_mut().map(|sequence| Run { end: sequence.tokens().len(), sequence }).collect();
+            sequences.iter_mut().map(|sequence| Run { end: sequence.tokens().len(), sequence, logits: 1 }).collect();
         let computed = engine.step_together(&mut runs, tops.as_deref().map_or(Wanted::All, Wanted::Top), logits)?;
         (0..self.sequences.len()).try_for_each(|i| self.choose(i, i, computed.complete))?;
         Ok(computed.bytes)

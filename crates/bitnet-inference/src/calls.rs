@@ -51,10 +51,19 @@ impl Grammar {
         rules += &format!("body: {} ({}) {}\n", text(HEAD), any.join(" | "), text(&tail()));
         for (name, tool) in any.iter().zip(callable) {
             let head = text(&format!("{}{ARGUMENTS}", tool.name));
-            rules += &format!("{name}: {head} %json {}\n", spaced(tool.parameters.clone()));
+            rules += &format!("{name}: {head} %json {}\n", spaced(named_only(tool.parameters.clone())));
         }
         Ok(Grammar::Lark(rules))
     }
+}
+
+/// The same arguments without any that the schema does not name, unless it says that there may be others: models invent them.
+fn named_only(mut schema: Map<String, Value>) -> Map<String, Value> {
+    let others = ["additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"];
+    if schema.contains_key("properties") && !others.iter().any(|key| schema.contains_key(*key)) {
+        schema.insert("additionalProperties".into(), Value::Bool(false));
+    }
+    schema
 }
 
 /// Between the begin of a call and the function's name.

@@ -97,15 +97,17 @@ struct Working {
 pub(crate) struct Run<'s> {
     pub(crate) sequence: &'s mut Sequence,
     pub(crate) end: usize,
+    /// The logits of so many of its last tokens are wanted.
+    pub(crate) logits: usize,
 }
 
 impl Working {
-    /// Adds a run to the batch, with its pages. Logits are computed for its last `logits` tokens.
-    fn push(&mut self, model: &Model<Tracked<Cpu>>, run: &mut Run<'_>, logits: usize) -> Result<(), InferenceError> {
+    /// Adds a run to the batch, with its pages.
+    fn push(&mut self, model: &Model<Tracked<Cpu>>, run: &mut Run<'_>) -> Result<(), InferenceError> {
         let Working { state, pool, batch } = self;
         let (start, end) = (run.sequence.computed(), run.end);
         run.sequence.reserve(end, pool, |from, to| model.copy_page(state, from, to))?;
-        batch.push(start, &run.sequence.tokens()[start..end], run.sequence.pages(), logits);
+        batch.push(start, &run.sequence.tokens()[start..end], run.sequence.pages(), run.logits);
         Ok(())
     }
 }
@@ -259,7 +261,7 @@ impl Engine {
                 let (start, end) = (sequence.computed(), self.next_chunk(&sequence));
                 let _step = self.model.backend().step(Phase::Scoring, end - start);
                 working.batch.clear();
-                working.push(&self.model, &mut Run { sequence: &mut sequence, end }, 0)?;
+                working.push(&self.model, &mut Run { sequence: &mut sequence, end, logits: 0 })?;
                 let rows = &mut rows[..(end - start) * hidden];
                 self.model.hidden(&mut working.state, &working.batch, rows);
                 sequence.advance(end, &mut working.pool);
@@ -372,11 +374,12 @@ impl Engine {
             Some(top) if end == sequence.tokens().len() => Wanted::Top(std::slice::from_ref(top)),
             _ => Wanted::All,
         };
-        self.step_together(&mut [Run { sequence, end }], wanted, logits)
+        let rows = usize::from(end == sequence.tokens().len());
+        self.step_together(&mut [Run { sequence, end, logits: rows }], wanted, logits)
     }
 
-    /// Computes runs of several sequences in one step, and the wanted logits of each that gets to its last token: one
-    /// row per such run into `logits`, in the order of the runs.
+    /// Computes runs of several sequences in one step, and the wanted logits of each: one row after the other into `logits`,
+    /// in the order of the runs.
     pub(crate) fn step_together(
         &self,
         runs: &mut [Run<'_>],
@@ -385,12 +388,12 @@ impl Engine {
     ) -> Result<Computed, InferenceError> {
         let working = &mut *self.working();
         let lengths = || runs.iter().map(|run| run.end - run.sequence.computed());
-        let phase = if lengths().all(|length| length == 1) { Phase::Decode } else { Phase::Prompt };
+        let decoding = runs.iter().zip(lengths()).all(|(run, length)| length == run.logits);
+        let phase = if decoding { Phase::Decode } else { Phase::Prompt };
         let _step = self.model.backend().step(phase, lengths().sum());
         working.batch.clear();
         for run in runs.iter_mut() {
-            let last = run.end == run.sequence.tokens().len();
-            working.push(&self.model, run, usize::from(last))?;
+            working.push(&self.model, run)?;
         }
         let computed = self.model.forward_wanted(&mut working.state, &working.batch, wanted);
         let rows = working.batch.logit_rows().len();

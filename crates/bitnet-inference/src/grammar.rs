@@ -150,8 +150,8 @@ mod tests {
     /// Free text until a call begins; from there on nothing but that call, and others where they are allowed.
     #[test]
     fn text_may_turn_into_a_call() {
-        let parameters = json!({ "type": "object", "properties": { "city": { "enum": ["Rome"] } }, "required": ["city"],
-            "additionalProperties": false });
+        let parameters =
+            json!({ "type": "object", "properties": { "city": { "enum": ["Rome"] } }, "required": ["city"] });
         let parameters = parameters.as_object().expect("an object").clone();
         let tool = Tool { name: "look".into(), description: None, parameters };
         let grammar = |parallel| {
@@ -172,6 +172,8 @@ mod tests {
             let wrong = once.replace("Rome", "Oslo");
             let (taken, may_end) = way(&grammar(true), &wrong);
             assert!(taken.len() < wrong.len() && wrong.starts_with(&taken) && !may_end, "{taken}");
+            let more = once.replace("\"Rome\"", "\"Rome\", \"more\": 1");
+            assert!(!way(&grammar(true), &more).0.contains("more"), "an argument that nobody named");
             assert!(!way(&grammar(true), &once.replace("\"look", "\"leap")).0.contains("leap"));
         }
     }

@@ -19,6 +19,7 @@ mod evaluation;
 mod fingerprint;
 mod grammar;
 mod logits_diff;
+mod lookup;
 mod metrics;
 mod pages;
 mod perplexity;

@@ -31,6 +31,10 @@ pub struct Metrics {
     pub cached_tokens: AtomicU64,
     /// Tokens generated.
     pub new_tokens: AtomicU64,
+    /// Tokens guessed from the text before them, and computed in advance.
+    pub guessed_tokens: AtomicU64,
+    /// Of these, right: tokens generated without a step of their own.
+    pub right_tokens: AtomicU64,
     /// Sequences per step.
     pub batch_size: Histogram,
     /// Seconds per step.
@@ -60,6 +64,8 @@ impl Metrics {
             prompt_tokens: AtomicU64::new(0),
             cached_tokens: AtomicU64::new(0),
             new_tokens: AtomicU64::new(0),
+            guessed_tokens: AtomicU64::new(0),
+            right_tokens: AtomicU64::new(0),
             batch_size: Histogram::new(SEQUENCES),
             step_seconds: Histogram::new(SECONDS),
             first_token_seconds: Histogram::new(SECONDS),

@@ -8,10 +8,15 @@
 //! needs a page and none is left, the youngest request gives up its pages and goes back to the head of the queue; it is
 //! computed again later, to the same tokens. The oldest request never gives way and fits into the pool alone, so there is
 //! always one that gets on.
+//!
+//! While a step has room for more sequences than there are, those who decode guess how their text goes on (`lookup.rs`), and
+//! have the guess computed with their last token. Every token is chosen as it would have been without: from the same
+//! logits, one after the other, up to the first that was guessed wrong.
 
 use crate::answer::{self, Answer};
 use crate::engine::Run;
 use crate::grammar::Constraint;
+use crate::lookup::Lookup;
 use crate::sequence::Sequence;
 use crate::{Engine, FinishReason, GenerateRequest, InferenceError, Metrics, TokenEvent, Usage};
 use bitnet_kernels::{PAGE_LEN, Wanted};
@@ -207,6 +212,9 @@ struct Request<'e> {
     last: Option<Instant>,
     /// How far the next step gets.
     end: usize,
+    lookup: Lookup,
+    /// At the end of the sequence during a step.
+    guess: Vec<u32>,
     /// To be removed after the step.
     done: bool,
 }
@@ -274,6 +282,7 @@ impl<'e> Steps<'e> {
             self.admit();
             self.plan();
             self.reserve();
+            self.guess();
             self.step();
             self.remove_done();
         }
@@ -306,6 +315,8 @@ impl<'e> Steps<'e> {
             admitted: None,
             last: None,
             end: 0,
+            lookup: Lookup::new(),
+            guess: Vec::new(),
             done: false,
         });
     }
@@ -401,30 +412,58 @@ impl<'e> Steps<'e> {
         }
     }
 
+    /// Fills free rows of the step with guesses of those who decode, unless prompts are read.
+    fn guess(&mut self) {
+        let mut free = self.sequences - self.active.len();
+        if self.active.iter().any(|request| request.missing() != 1) {
+            return;
+        }
+        for request in &mut self.active {
+            let Request { sequence, lookup, guess, end, .. } = request;
+            // inside of the page that is there, and not to its end: full pages are for all to see
+            let room =
+                (sequence.pages().len() * PAGE_LEN).min(self.context).saturating_sub(sequence.tokens().len() + 1);
+            guess.clear();
+            if free > 0 {
+                guess.extend_from_slice(lookup.guess(sequence.tokens(), room.min(free)));
+            }
+            guess.iter().for_each(|&id| sequence.push(id));
+            *end += guess.len();
+            free -= guess.len();
+            self.metrics.guessed_tokens.fetch_add(guess.len() as u64, Relaxed);
+        }
+    }
+
     fn step(&mut self) {
         if self.active.is_empty() {
             return;
         }
         let start = Instant::now();
-        let complete = |request: &Request<'_>| request.end == request.sequence.tokens().len();
-        let choosing: Vec<usize> = (0..self.active.len()).filter(|&i| complete(&self.active[i])).collect();
-        let mut wanted = Some(Vec::with_capacity(choosing.len()));
+        let mut wanted = Some(Vec::with_capacity(self.sequences));
         let mut runs = Vec::with_capacity(self.active.len());
-        for Request { sequence, answer, end, .. } in &mut self.active {
-            if *end == sequence.tokens().len() {
+        let mut rows = Vec::with_capacity(self.active.len());
+        for Request { sequence, answer, end, guess, .. } in &mut self.active {
+            let logits = if *end == sequence.tokens().len() { 1 + guess.len() } else { 0 };
+            if logits > 0 {
+                // what is wanted after a token is also wanted before it
                 let top = answer.wanted(sequence.tokens());
                 wanted = wanted.zip(top).map(|(mut tops, top)| {
-                    tops.push(top);
+                    tops.extend(std::iter::repeat_n(top, logits));
                     tops
                 });
             }
-            runs.push(Run { sequence, end: *end });
+            rows.push(logits);
+            runs.push(Run { sequence, end: *end, logits });
         }
         let wanted = match &wanted {
             Some(tops) if !tops.is_empty() => Wanted::Top(tops),
             _ => Wanted::All,
         };
-        let computed = match self.engine.step_together(&mut runs, wanted, &mut self.logits) {
+        let computed = self.engine.step_together(&mut runs, wanted, &mut self.logits);
+        for Request { sequence, guess, .. } in &mut self.active {
+            sequence.take_back(guess.len());
+        }
+        let computed = match computed {
             Ok(computed) => computed,
             Err(error) => {
                 // all pages were reserved; should it happen all the same, one request less gets the others on
@@ -438,9 +477,14 @@ impl<'e> Steps<'e> {
         self.metrics.batch_size.add(self.active.len() as f64);
         self.metrics.step_seconds.add(start.elapsed().as_secs_f64());
         let vocab = self.engine.model().config().vocab;
-        for (i, logits) in choosing.into_iter().zip(self.logits.chunks_exact(vocab)) {
-            token(&mut self.active[i], logits, computed.complete, self.metrics);
+        let mut logits = &self.logits[..];
+        for (request, rows) in self.active.iter_mut().zip(rows) {
+            let (own, rest) = logits.split_at(rows * vocab);
+            logits = rest;
+            tokens(request, own.chunks_exact(vocab), computed.complete, self.metrics);
         }
+        let guessing = self.active.iter_mut().filter(|request| !request.guess.is_empty());
+        self.engine.with_pool(|pool| guessing.for_each(|request| request.sequence.settle(pool)));
     }
 
     /// Gives back the pages of those who are done.
@@ -457,6 +501,19 @@ impl<'e> Steps<'e> {
             metrics.pages_cached.store(pool.available() - pool.free(), Relaxed);
         });
         metrics.active.store(active.len(), Relaxed);
+    }
+}
+
+/// Chooses the next tokens of a request, as many as were guessed right and one more.
+fn tokens<'l>(request: &mut Request<'_>, rows: impl Iterator<Item = &'l [f32]>, complete: bool, metrics: &Metrics) {
+    for (nth, logits) in rows.enumerate() {
+        token(request, logits, complete, metrics);
+        let Some(&id) = request.sequence.tokens().last() else { return };
+        request.lookup.came(id);
+        if request.done || request.guess.get(nth) != Some(&id) {
+            return;
+        }
+        metrics.right_tokens.fetch_add(1, Relaxed);
     }
 }
 

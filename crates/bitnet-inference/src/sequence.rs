@@ -39,6 +39,17 @@ impl Sequence {
         self.tokens.push(id);
     }
 
+    /// Takes back the last `count` tokens, which were computed but may not be the ones that come. Their keys and values stay
+    /// until [`settle`](Self::settle).
+    pub(crate) fn take_back(&mut self, count: usize) -> Vec<u32> {
+        self.tokens.split_off(self.tokens.len().saturating_sub(count))
+    }
+
+    /// Forgets keys and values of tokens that were taken back and did not come; the last token is yet to be computed.
+    pub(crate) fn settle(&mut self, pool: &mut PagePool) {
+        self.keep_computed(self.tokens.len().saturating_sub(1), pool);
+    }
+
     /// Forgets the tokens from `len` on.
     pub(crate) fn truncate(&mut self, len: usize, pool: &mut PagePool) {
         self.tokens.truncate(len);

@@ -97,6 +97,34 @@ fn sixteen_requests_together_are_each_as_alone() {
     assert!(batches[2].1 < batches.last().expect("bounds").1, "steps had more than four sequences: {batches:?}");
 }
 
+/// Texts that repeat themselves are guessed: right ones save steps, wrong ones change nothing.
+#[test]
+fn guesses_change_nothing() {
+    let repeated: Vec<u32> = prompt(12, 5).into_iter().cycle().take(60).collect();
+    let mut requests: Vec<GenerateRequest> = (0..4).map(|i| greedy(&prompt(9 + i, i as u32), 300)).collect();
+    requests.extend((0..4).map(|seed| sampled(&repeated, 120, seed)));
+    requests.push(GenerateRequest { logprobs: Some(3), ..greedy(&repeated, 200) });
+    let mut penalized = greedy(&repeated, 150);
+    penalized.sampling.repetition_penalty = 1.05;
+    requests.push(penalized);
+    let scheduler = Scheduler::start(engine(TINY, 8, 128, 32), 16).expect("a thread");
+    // one after the other, so that rows are free, then all at once, so that they are not
+    for request in &requests {
+        let (events, _) = collect(scheduler.submit(request.clone()).expect("room")).expect("an answer");
+        assert_eq!(events, alone(request), "{request:?}");
+    }
+    let metrics = scheduler.metrics();
+    let (guessed, right) = (metrics.guessed_tokens.load(Relaxed), metrics.right_tokens.load(Relaxed));
+    assert!(0 < right && right < guessed, "{right} of {guessed}: the test tests nothing");
+    let (_, steps) = *metrics.step_seconds.cumulative().last().expect("bounds");
+    assert!(steps < metrics.new_tokens.load(Relaxed), "{steps} steps");
+    let updates: Vec<Updates> = requests.iter().map(|r| scheduler.submit(r.clone()).expect("room")).collect();
+    for (request, updates) in requests.iter().zip(updates) {
+        assert_eq!(collect(updates).expect("an answer").0, alone(request), "{request:?}");
+    }
+    check_idle(&scheduler);
+}
+
 #[test]
 fn a_pool_that_is_too_small_for_all_only_delays() {
     // all are let in with the two pages of their prompts, and each comes to need six of the eight

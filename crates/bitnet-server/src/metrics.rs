@@ -49,7 +49,7 @@ fn text(app: &App) -> String {
         ("http_connections", "Open connections.", app.http.connections.load(Relaxed)),
         ("http_requests_active", "Requests not answered yet.", app.http.active.load(Relaxed)),
     ];
-    let counters: [(&str, &str, &AtomicU64); 8] = [
+    let counters: [(&str, &str, &AtomicU64); 10] = [
         ("requests_finished_total", "Requests answered to the end.", &m.finished),
         ("requests_cancelled_total", "Requests whose client went away.", &m.cancelled),
         ("requests_failed_total", "Requests that ended with an error.", &m.failed),
@@ -58,6 +58,8 @@ fn text(app: &App) -> String {
         ("prompt_tokens_total", "Prompt tokens.", &m.prompt_tokens),
         ("cached_tokens_total", "Prompt tokens found in the cache.", &m.cached_tokens),
         ("new_tokens_total", "Tokens generated.", &m.new_tokens),
+        ("guessed_tokens_total", "Tokens guessed from the text and computed in advance.", &m.guessed_tokens),
+        ("right_tokens_total", "Guessed tokens that were right.", &m.right_tokens),
     ];
     let histograms: [(&str, &str, &Histogram); 4] = [
         ("batch_size", "Sequences per step.", &m.batch_size),

@@ -96,7 +96,7 @@ mod tests {
                 properties(&document, &document["components"]["schemas"][schema], &mut described);
             }
             for name in &described {
-                // what is repeated or not looked at stands here by name too
+                // what a form of answers carries and nobody needs
                 let known =
                     ["strict"].contains(&name.as_str()) || sources.iter().any(|s| s.contains(&format!("\"{name}\"")));
                 assert!(known, "{schemas:?} has {name}, which nobody takes");
