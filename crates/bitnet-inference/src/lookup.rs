@@ -7,8 +7,8 @@ const SHORTEST: usize = 3;
 const LONGEST: usize = 8;
 /// Tokens of one guess.
 const MOST: usize = 8;
-/// A row more in a step costs about a fifth of it: guesses that are right more often than that pay.
-const PAYS: f32 = 0.3;
+/// A row more in a step costs about a fifth of it: tokens that are more often right than that pay.
+const PAYS: f32 = 0.25;
 /// Weight of the last guess in how often they are right.
 const RECENT: f32 = 0.2;
 
@@ -30,10 +30,18 @@ impl Lookup {
     pub(crate) fn guess<'t>(&mut self, tokens: &'t [u32], room: usize) -> &'t [u32] {
         let guess = continuation(tokens);
         self.first = guess.first().copied();
-        match self.right > PAYS {
-            true => &guess[..guess.len().min(room)],
-            false => &[],
-        }
+        &guess[..guess.len().min(room).min(self.pays())]
+    }
+
+    /// How many tokens of a guess pay, if each is as often right as the first.
+    fn pays(&self) -> usize {
+        (0..MOST)
+            .scan(1.0, |right, _| {
+                *right *= self.right;
+                Some(*right)
+            })
+            .take_while(|&right| right >= PAYS)
+            .count()
     }
 
     /// What really came first.
@@ -84,7 +92,8 @@ mod tests {
     fn guessing_stops_when_it_does_not_pay_and_comes_back() {
         let text = [1, 2, 3, 4, 1, 2, 3];
         let mut lookup = Lookup::new();
-        assert_eq!(lookup.guess(&text, 2), [4, 1]);
+        assert_eq!(lookup.guess(&text, 1), [4]);
+        assert_eq!(lookup.guess(&text, 9), [4, 1], "half of them right: two pay");
         for _ in 0..4 {
             lookup.came(0);
             lookup.guess(&text, 2);
@@ -94,6 +103,11 @@ mod tests {
             lookup.came(4); // guesses are still compared with what comes
             lookup.guess(&text, 2);
         }
-        assert_eq!(lookup.guess(&text, 1), [4]);
+        assert_eq!(lookup.guess(&text, 9), [4, 1]);
+        for _ in 0..20 {
+            lookup.came(4);
+            lookup.guess(&text, 9);
+        }
+        assert_eq!(lookup.guess(&text, 9), [4, 1, 2, 3]);
     }
 }

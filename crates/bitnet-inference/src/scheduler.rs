@@ -414,6 +414,7 @@ impl<'e> Steps<'e> {
 
     /// Fills free rows of the step with guesses of those who decode, unless prompts are read.
     fn guess(&mut self) {
+        self.active.iter_mut().for_each(|request| request.guess.clear());
         let mut free = self.sequences - self.active.len();
         if self.active.iter().any(|request| request.missing() != 1) {
             return;
@@ -423,7 +424,6 @@ impl<'e> Steps<'e> {
             // inside of the page that is there, and not to its end: full pages are for all to see
             let room =
                 (sequence.pages().len() * PAGE_LEN).min(self.context).saturating_sub(sequence.tokens().len() + 1);
-            guess.clear();
             if free > 0 {
                 guess.extend_from_slice(lookup.guess(sequence.tokens(), room.min(free)));
             }

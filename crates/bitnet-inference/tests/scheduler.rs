@@ -5,8 +5,8 @@ mod tiny;
 
 use bitnet_inference::sampler::Random;
 use bitnet_inference::{
-    Engine, EngineOptions, FinishReason, GenerateRequest, InferenceError, PageUse, Sampling, Scheduler, TokenEvent,
-    Update, Updates,
+    Engine, EngineOptions, FinishReason, GenerateRequest, Grammar, InferenceError, PageUse, Sampling, Scheduler,
+    TokenEvent, Update, Updates,
 };
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -97,16 +97,27 @@ fn sixteen_requests_together_are_each_as_alone() {
     assert!(batches[2].1 < batches.last().expect("bounds").1, "steps had more than four sequences: {batches:?}");
 }
 
-/// Texts that repeat themselves are guessed: right ones save steps, wrong ones change nothing.
+/// Texts that repeat themselves are guessed: right guesses save steps, wrong ones change nothing.
 #[test]
 fn guesses_change_nothing() {
-    let repeated: Vec<u32> = prompt(12, 5).into_iter().cycle().take(60).collect();
-    let mut requests: Vec<GenerateRequest> = (0..4).map(|i| greedy(&prompt(9 + i, i as u32), 300)).collect();
-    requests.extend((0..4).map(|seed| sampled(&repeated, 120, seed)));
-    requests.push(GenerateRequest { logprobs: Some(3), ..greedy(&repeated, 200) });
-    let mut penalized = greedy(&repeated, 150);
+    // texts of two tokens in random order, and of two words
+    let two_tokens = |seed| {
+        let mut request = sampled(&prompt(9, 1), 150, seed);
+        request.sampling.logit_bias = vec![(97, 60.0), (98, 60.0)];
+        request
+    };
+    let words = Grammar::Regex("(abcd|efgh){40}".into());
+    let mut penalized = two_tokens(2);
     penalized.sampling.repetition_penalty = 1.05;
-    requests.push(penalized);
+    let requests = [
+        two_tokens(1),
+        penalized,
+        GenerateRequest { logprobs: Some(3), ..two_tokens(3) },
+        GenerateRequest { stop: vec!["abbab".into()], ..two_tokens(4) },
+        GenerateRequest { grammar: Some(words.clone()), ..sampled(&prompt(40, 1), 200, 5) },
+        GenerateRequest { grammar: Some(words), ..sampled(&prompt(9, 2), 200, 6) },
+        greedy(&prompt(9, 3), 100),
+    ];
     let scheduler = Scheduler::start(engine(TINY, 8, 128, 32), 16).expect("a thread");
     // one after the other, so that rows are free, then all at once, so that they are not
     for request in &requests {
