@@ -124,8 +124,8 @@ fn read(fields: &mut Fields, turns: &mut Vec<Turn>) -> Result<(), ApiError> {
         }
         Value::Array(list) if list.is_empty() => Err(ApiError::invalid("input", "input must have at least one item")),
         _ => {
-            let items = fields.list("input")?.into_iter();
-            items.map(|(path, item)| read_item(Fields::at(&path, item)?, turns)).collect()
+            let mut items = fields.list("input")?.into_iter();
+            items.try_for_each(|(path, item)| read_item(Fields::at(&path, item)?, turns))
         }
     }
 }
