@@ -34,18 +34,20 @@ pub(crate) fn write(network: &Network, vocabulary: &Vocabulary, dir: &Path) -> R
 /// Writes the weights of a run's last checkpoint as a Hugging Face directory: their running mean, where the run has one.
 ///
 /// # Errors
-/// A directory without a checkpoint, a damaged one, files that cannot be written.
+/// A directory without a checkpoint, a damaged one, that of a side-car, files that cannot be written.
 pub fn export_last(run: &Path, dir: &Path) -> Result<(), TrainError> {
     let recipe = checkpoint::recipe(run)?;
+    if recipe.lora.is_some() {
+        let reason =
+            "trained a side-car, which is no model: it runs beside the one that it was trained for, with --lora";
+        return Err(TrainError::Model { path: run.to_owned(), reason: reason.into() });
+    }
     let template = recipe.tokenizer.chat_template.as_deref();
     let vocabulary = Vocabulary::read(&run.join("tokenizer.json"), recipe.start.as_deref(), template)?;
     let mut network = Network::new(&recipe.model, vocabulary.len(), recipe.run.seed);
-    if let Some(lora) = &recipe.lora {
-        network.adapt(lora, recipe.run.seed);
-    }
     let mut optimizer = Optimizer::new(&recipe.optimizer, network.trained());
     checkpoint::load(run, &recipe, &mut network, &mut optimizer)?;
-    for (param, average) in network.trained_mut().iter_mut().zip(optimizer.average) {
+    for (param, average) in network.params.iter_mut().zip(optimizer.average) {
         param.values = average;
     }
     write(&network, &vocabulary, dir)

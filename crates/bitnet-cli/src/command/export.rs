@@ -3,7 +3,7 @@
 use super::convert::{self, OutputArgs};
 use crate::console::Console;
 use crate::model_args::LoadArgs;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -33,6 +33,14 @@ pub(crate) fn run(args: &ExportArgs, console: &Console) -> anyhow::Result<()> {
         return convert::write(&model, &args.load, &args.output, console);
     }
     let best = args.model.join("model");
+    let side_car = args.model.join("adapter/adapter_config.json").is_file();
+    if side_car && !best.exists() && !args.model.join("config.json").is_file() {
+        bail!(
+            "{} trained a side-car, which is no model: it runs beside the one that it was trained for, with --lora {}",
+            args.model.display(),
+            args.model.join("adapter").display()
+        );
+    }
     let model = if best.join("config.json").is_file() { &best } else { &args.model };
     convert::write(model, &args.load, &args.output, console)
 }

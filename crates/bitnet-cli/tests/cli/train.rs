@@ -137,6 +137,12 @@ fn a_side_car_is_trained_and_runs_beside_its_model() {
     let (with, without) = (perplexity(&["--lora", text(&adapter)]), perplexity(&[]));
     assert!(with < without - 0.1, "{with} {without}");
     output(["run", "One", "--model", text(&model), "--lora", text(&adapter), "-n", "4"]).succeeds();
+    let none = at("none");
+    for last in [&[][..], &["--last"]] {
+        let export = ["export", "--model", text(&out), "--output", text(&none), "--type", "i2_s"];
+        let refused = output(export.iter().chain(last)).fails(1);
+        assert!(refused.contains("side-car") && refused.contains("--lora"), "{refused}");
+    }
     let nothing = output(["run", "One", "--model", text(&model), "--lora", text(&model), "-n", "4"]).fails(1);
     assert!(nothing.contains("adapter_config.json"), "{nothing}");
     let both = output(finetune.into_iter().chain(["--lora", "4", "--ternary", "--output", "x"])).fails(2);
