@@ -209,9 +209,8 @@ fn largest(values: &[f32], count: usize, best: &mut Vec<(f32, u32)>) {
         least.0
     };
     for (group, values) in values.chunks(GROUP).enumerate() {
-        // nearly all groups are dismissed by their maximum
-        let max = values.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
-        if max <= least {
+        // nearly all groups are dismissed as a whole; no early end, which would cost vectors
+        if !values.iter().fold(false, |above, &x| above | (x > least)) {
             continue;
         }
         for (i, &value) in values.iter().enumerate() {

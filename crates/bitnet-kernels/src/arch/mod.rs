@@ -113,7 +113,10 @@ pub(crate) fn coarse_sums(isa: Isa, rows: CoarseRows<'_>, queries: &[Query], sto
     match isa {
         // SAFETY: the processor supports the tier, see above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Amx | Isa::Avx512Vnni => unsafe { x86_64::planes::coarse_sums_avx512(rows, queries, store) },
+        Isa::Amx => unsafe { x86_64::planes_amx::coarse_sums(rows, queries, store) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => unsafe { x86_64::planes::coarse_sums_avx512(rows, queries, store) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::AvxVnni => unsafe { x86_64::avxvnni::coarse_sums(rows, queries, store) },

@@ -8,6 +8,7 @@ pub(crate) mod float_avx512;
 pub(crate) mod float_sse41;
 pub(crate) mod peak;
 pub(crate) mod planes;
+pub(crate) mod planes_amx;
 pub(crate) mod quantize;
 pub(crate) mod ternary_amx;
 mod ternary_amx_few;

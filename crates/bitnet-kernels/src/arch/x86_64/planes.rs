@@ -18,7 +18,7 @@ const QUERIES: usize = 8;
 type Halves<'a> = (&'a [[i8; BLOCK]], &'a [[i8; BLOCK]]);
 
 /// `256 Σ high + Σ low`
-fn whole(high: i32, low: i32) -> i64 {
+pub(super) fn whole(high: i32, low: i32) -> i64 {
     256 * i64::from(high) + i64::from(low)
 }
 
@@ -61,7 +61,6 @@ pub(crate) unsafe fn coarse_sums_avx512(rows: CoarseRows<'_>, queries: &[Query],
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn coarse_avx512<const Q: usize>(row: (&[[u8; HALVES]], &[[u8; BITS]]), queries: &[Query]) -> [i64; Q] {
-    let (even, one) = (_mm512_set1_epi8(0x1e), _mm512_set1_epi8(1));
     let mut x: [Halves<'_>; Q] = [(&[], &[]); Q];
     for q in 0..Q {
         let (high, low) = queries[q].halves();
@@ -69,21 +68,27 @@ fn coarse_avx512<const Q: usize>(row: (&[[u8; HALVES]], &[[u8; BITS]]), queries:
     }
     let mut sums = [[_mm512_setzero_si512(); 2]; Q];
     for (block, (halves, bits)) in row.0.iter().zip(row.1).enumerate() {
-        let [b0, b1] = words(bits);
-        // SAFETY: the load is that of an array of 64 bytes; a prefetch may name any address.
-        let halves = unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(halves.as_ptr().wrapping_add(PREFETCH).cast());
-            _mm512_loadu_si512(halves.as_ptr().cast())
-        };
-        let first = _mm512_and_si512(_mm512_slli_epi16::<1>(halves), even);
-        let second = _mm512_and_si512(_mm512_srli_epi16::<3>(halves), even);
-        let codes = [_mm512_mask_add_epi8(first, b0, first, one), _mm512_mask_add_epi8(second, b1, second, one)];
+        _mm_prefetch::<_MM_HINT_T0>(halves.as_ptr().wrapping_add(PREFETCH).cast()); // may name any address
+        let codes = unpack_512(halves, bits);
         for q in 0..Q {
             add_products_512(codes, &x[q].0[block], &mut sums[q][0]);
             add_products_512(codes, &x[q].1[block], &mut sums[q][1]);
         }
     }
     sums.map(|sums| whole(_mm512_reduce_add_epi32(sums[0]), _mm512_reduce_add_epi32(sums[1])))
+}
+
+/// Coarse codes of a block: of columns `0..64` and `64..128`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn unpack_512(halves: &[u8; HALVES], bits: &[u8; BITS]) -> [__m512i; 2] {
+    let (even, one) = (_mm512_set1_epi8(0x1e), _mm512_set1_epi8(1));
+    let [b0, b1] = words(bits);
+    // SAFETY: the load is that of an array of 64 bytes.
+    let halves = unsafe { _mm512_loadu_si512(halves.as_ptr().cast()) };
+    let first = _mm512_and_si512(_mm512_slli_epi16::<1>(halves), even);
+    let second = _mm512_and_si512(_mm512_srli_epi16::<3>(halves), even);
+    [_mm512_mask_add_epi8(first, b0, first, one), _mm512_mask_add_epi8(second, b1, second, one)]
 }
 
 /// Adds the products of a block.
