@@ -532,7 +532,7 @@ fn a_directory_is_not_written_over() {
 /// from packed codes: ours from every form are the same at every position.
 #[test]
 fn a_trained_model_gives_the_tokens_of_transformers_in_every_form() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crossval/golden/trained");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crossval/trained");
     let expected: serde_json::Value =
         serde_json::from_slice(&std::fs::read(dir.join("expected.json")).unwrap()).unwrap();
     let ids = |value: &serde_json::Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
