@@ -44,9 +44,11 @@ mod options;
 mod parameters;
 mod responses;
 mod server;
+mod tls;
 mod tokens;
 mod web_page;
 
 pub use local::{Local, Reply};
 pub use options::ServerOptions;
 pub use server::{Server, ServerError};
+pub use tls::{Tls, TlsError};

@@ -1,5 +1,6 @@
 //! What a server is told at start.
 
+use crate::Tls;
 use bitnet_models::ChatTemplate;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ pub struct ServerOptions {
     pub template: Option<ChatTemplate>,
     /// Requests that may wait; more are refused as busy.
     pub queue: usize,
+    /// Speaks HTTPS and nothing else; `None` = plain HTTP.
+    pub tls: Option<Tls>,
     /// Keys, of which a client must show one; none = everybody may ask.
     pub api_keys: Vec<String>,
     /// Origins (`https://example.org`, or `*`) whose pages may read answers in a browser.
@@ -36,6 +39,7 @@ impl ServerOptions {
             model: model.into(),
             template: None,
             queue: 64,
+            tls: None,
             api_keys: Vec::new(),
             cors_origins: Vec::new(),
             rate_limit: None,

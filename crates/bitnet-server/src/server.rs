@@ -1,7 +1,7 @@
 //! Connections: accepted, bounded, and brought to an end.
 
-use crate::ServerOptions;
 use crate::app::{App, router};
+use crate::{ServerOptions, Tls};
 use axum::Router;
 use bitnet_inference::{Engine, InferenceError};
 use hyper::server::conn::http1;
@@ -13,11 +13,15 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 /// A request's head must be there after this time; an idle connection is closed after it.
 const HEAD_LIMIT: Duration = Duration::from_secs(60);
+
+/// TLS must be agreed on after this time.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Threads that read, tokenise and write; those that compute are the engine's.
 const WORKERS: usize = 2;
@@ -109,8 +113,9 @@ impl Server {
         let Server { listener, app, router, .. } = self;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let places = Arc::new(Semaphore::new(app.options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
-        let graceful = GracefulShutdown::new();
-        let mut connections = JoinSet::new();
+        let acceptor = app.options.tls.as_ref().map(Tls::acceptor);
+        let mut handshakes = JoinSet::new();
+        let mut connections = Connections { router, graceful: GracefulShutdown::new(), tasks: JoinSet::new() };
         loop {
             let accepted = async {
                 // the semaphore is never closed
@@ -119,7 +124,13 @@ impl Server {
             };
             let (place, stream) = tokio::select! {
                 _ = stop.recv() => break,
-                Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+                Some(_) = connections.tasks.join_next(), if !connections.tasks.is_empty() => continue,
+                Some(agreed) = handshakes.join_next(), if !handshakes.is_empty() => {
+                    if let Ok(Some((stream, guest))) = agreed {
+                        connections.add(stream, guest);
+                    }
+                    continue;
+                }
                 (place, accepted) = accepted => match accepted {
                     Ok((stream, _)) => (place, stream),
                     Err(error) => {
@@ -131,31 +142,64 @@ impl Server {
                 },
             };
             let _ = stream.set_nodelay(true); // tokens are small and must not wait for one another
-            let service = TowerToHyperService::new(router.clone());
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_LIMIT)
-                .serve_connection(TokioIo::new(stream), service);
-            let connection = graceful.watch(connection);
-            let open = Open::new(&app);
-            connections.spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "connection ended");
+            let guest = Guest { _open: Open::new(&app), _place: place };
+            match &acceptor {
+                None => connections.add(stream, guest),
+                Some(acceptor) => {
+                    let agreed = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream));
+                    handshakes.spawn(async move {
+                        match agreed.await {
+                            Ok(Ok(stream)) => return Some((stream, guest)),
+                            Ok(Err(error)) => tracing::debug!(%error, "no TLS"),
+                            Err(_) => tracing::debug!("no TLS in time"),
+                        }
+                        None
+                    });
                 }
-                drop((open, place));
-            });
+            }
         }
-        drop(listener);
+        drop((listener, handshakes)); // nothing was asked yet
+        let Connections { graceful, mut tasks, .. } = connections;
         app.draining.store(true, Relaxed);
-        tracing::info!(connections = connections.len(), "stopping: what was begun is finished");
+        tracing::info!(connections = tasks.len(), "stopping: what was begun is finished");
         tokio::select! {
             () = graceful.shutdown() => {}
             () = tokio::time::sleep(app.options.drain_limit) => tracing::warn!("not all answers were finished in time"),
             Some(()) = stop.recv() => tracing::warn!("told to stop at once"),
         }
-        connections.shutdown().await;
+        tasks.shutdown().await;
         Ok(())
     }
+}
+
+/// Connections that are served.
+struct Connections {
+    router: Router,
+    graceful: GracefulShutdown,
+    tasks: JoinSet<()>,
+}
+
+impl Connections {
+    fn add(&mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, guest: Guest) {
+        let service = TowerToHyperService::new(self.router.clone());
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_LIMIT)
+            .serve_connection(TokioIo::new(stream), service);
+        let connection = self.graceful.watch(connection);
+        self.tasks.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection ended");
+            }
+            drop(guest);
+        });
+    }
+}
+
+/// What a connection holds while it lives.
+struct Guest {
+    _open: Open,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 /// An open connection, counted while it lives.

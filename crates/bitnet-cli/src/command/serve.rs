@@ -4,7 +4,7 @@ use crate::console::Console;
 use crate::model_args::positive;
 use crate::service_args::ServiceArgs;
 use anyhow::Context;
-use bitnet_server::{Server, ServerOptions};
+use bitnet_server::{Server, ServerOptions, Tls};
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,6 +29,12 @@ pub(crate) struct ServeArgs {
     /// File with API keys, one per line; a client must show one [default: BITNET_API_KEYS, or none]
     #[arg(long, value_name = "FILE", help_heading = "Access")]
     api_key_file: Option<PathBuf>,
+    /// PEM file with the server's certificate and those that vouch for it: HTTPS instead of HTTP
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// PEM file with the certificate's private key
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// Origin whose pages may ask from a browser, for example https://example.org (repeatable; * is all)
     #[arg(long, value_name = "ORIGIN", help_heading = "Access")]
     pub(crate) cors_origin: Vec<String>,
@@ -51,11 +57,14 @@ pub(crate) struct ServeArgs {
 
 pub(crate) fn run(args: &ServeArgs, console: &Console) -> anyhow::Result<()> {
     let api_keys = args.api_keys()?;
+    let tls = args.tls()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let engine = args.service.engine(console)?;
     let template = args.service.template(&engine, console)?;
     let options = ServerOptions {
         template,
         queue: args.queue,
+        tls,
         api_keys,
         cors_origins: args.cors_origin.clone(),
         rate_limit: args.rate_limit,
@@ -70,11 +79,24 @@ pub(crate) fn run(args: &ServeArgs, console: &Console) -> anyhow::Result<()> {
     if open && !server.address().ip().is_loopback() {
         console.note("everybody who reaches this address may ask: --api-key-file FILE asks for keys");
     }
-    console.say(format!("listening on http://{} as {:?}; Ctrl-C stops", server.address(), args.service.name()));
+    if !open && scheme == "http" && !server.address().ip().is_loopback() {
+        console.note("keys and texts cross the network as they are: --tls-cert and --tls-key encrypt them");
+    }
+    console.say(format!("listening on {scheme}://{} as {:?}; Ctrl-C stops", server.address(), args.service.name()));
     Ok(server.run()?)
 }
 
 impl ServeArgs {
+    /// Certificate and key, if they are given. Not by clap's `requires`: one may stand in the file and one on the command line.
+    fn tls(&self) -> anyhow::Result<Option<Tls>> {
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(certificates), Some(key)) => Ok(Some(Tls::open(certificates, key)?)),
+            (None, None) => Ok(None),
+            (Some(_), None) => anyhow::bail!("--tls-cert needs --tls-key, the file with its private key"),
+            (None, Some(_)) => anyhow::bail!("--tls-key needs --tls-cert, the file with its certificate"),
+        }
+    }
+
     /// Keys of the file, or else of the environment. Asking for keys and getting none would open the door.
     fn api_keys(&self) -> anyhow::Result<Vec<String>> {
         let keys = |text: &str, separator: char| -> Vec<String> {

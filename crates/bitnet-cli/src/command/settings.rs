@@ -87,11 +87,12 @@ mod tests {
 
     #[test]
     fn the_command_line_goes_before_the_file_and_the_file_before_the_default() {
-        let file = "port = 9000\nrate-limit = 30\ncors-origin = [\"https://a.example\", \"https://b.example\"]\nmodel = \"m.gguf\"\n";
+        let file = "port = 9000\nrate-limit = 30\ncors-origin = [\"https://a.example\", \"https://b.example\"]\nmodel = \"m.gguf\"\ntls-cert = \"c.pem\"\n";
         let args = serve(file, &["--port", "9001"]).expect("good");
         assert_eq!((args.port, args.rate_limit, args.queue), (9001, Some(30), 64));
         assert_eq!(args.cors_origin, ["https://a.example", "https://b.example"]);
         assert_eq!(args.service.name(), "m");
+        assert_eq!((args.tls_cert, args.tls_key), (Some("c.pem".into()), None));
         let args = serve(file, &["--cors-origin", "*"]).expect("good");
         assert_eq!((args.port, args.cors_origin), (9000, vec!["*".to_owned()]));
     }

@@ -14,14 +14,18 @@ pub(crate) struct Served {
 impl Served {
     /// Starts it on a free port and waits until it listens.
     pub(crate) fn start(args: &[&str]) -> Self {
-        let mut command = bitnet(["serve", "--port", "0", "--threads", "1"].iter().chain(args));
+        Self::of(&mut bitnet(["serve", "--port", "0", "--threads", "1"].iter().chain(args)))
+    }
+
+    /// The same of a command line.
+    fn of(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
         let mut notes = BufReader::new(child.stderr.take().expect("piped"));
         let mut line = String::new();
         let address = loop {
             line.clear();
             assert!(notes.read_line(&mut line).expect("text") > 0, "it ended before it listened");
-            if let Some(rest) = line.strip_prefix("listening on http://") {
+            if let Some((_, rest)) = line.strip_prefix("listening on ").and_then(|rest| rest.split_once("://")) {
                 break rest.split(' ').next().expect("an address").to_owned();
             }
         };
@@ -83,4 +87,26 @@ fn what_cannot_be_served_is_an_error() {
     assert!(output(["serve", "--port", "0", "--cors-origin", "nonsense"]).fails(1).contains("nonsense"));
     let none = bitnet(["serve", "--port", "0"]).env("BITNET_API_KEYS", " , ").output().expect("it ends");
     assert!(none.fails(1).contains("BITNET_API_KEYS"));
+}
+
+#[test]
+fn certificates_come_from_files_and_are_used() {
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../bitnet-server/tests/data");
+    let file = |name: &str| format!("{data}/{name}");
+    let (certificate, key) = (file("certificate.pem"), file("key.pem"));
+    let serve = |more: &[&str]| output(["serve", "--port", "0"].iter().chain(more)).fails(1);
+    assert!(serve(&["--tls-cert", &certificate]).contains("--tls-key"));
+    assert!(serve(&["--tls-key", &key]).contains("--tls-cert"));
+    let other = file("other_key.pem");
+    let refused = serve(&["--tls-cert", &certificate, "--tls-key", &other]);
+    assert!(refused.contains(&other) && refused.contains(&certificate), "{refused}");
+
+    // one from the environment, one from the command line
+    let mut command = bitnet(["serve", "--port", "0", "--threads", "1", "--tls-key", &key]);
+    let served = Served::of(command.env("BITNET_SERVE_TLS_CERT", &certificate));
+    let mut stream = TcpStream::connect(&served.address).expect("a connection");
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("written");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer); // a reset is as good as an end
+    assert!(!answer.starts_with(b"HTTP/"), "it spoke without encryption");
 }

@@ -137,10 +137,23 @@ impl Reply {
     }
 }
 
+/// A connection that waits for answers, but not for ever.
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("a connection");
+    stream.set_read_timeout(Some(Duration::from_secs(120))).expect("a timeout");
+    stream
+}
+
 /// Sends the head and the body of a request.
 pub(crate) fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> TcpStream {
-    let mut stream = TcpStream::connect(address).expect("a connection");
-    stream.set_read_timeout(Some(Duration::from_secs(120))).expect("a timeout");
+    let mut stream = connect(address);
+    // a server that has heard enough closes early; what it said can still be read
+    let _ = stream.write_all(&request(address, method, path, headers, body));
+    stream
+}
+
+/// The bytes of a request.
+pub(crate) fn request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
     if !headers.iter().any(|(name, _)| *name == "Host") {
         head += &format!("Host: {address}\r\n");
@@ -149,13 +162,11 @@ pub(crate) fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&s
     headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
     let mut request = (head + "\r\n").into_bytes();
     request.extend_from_slice(body);
-    // a server that has heard enough closes early; what it said can still be read
-    let _ = stream.write_all(&request);
-    stream
+    request
 }
 
 /// Reads a whole response.
-pub(crate) fn receive(stream: TcpStream) -> Reply {
+pub(crate) fn receive(stream: impl Read) -> Reply {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).expect("a status line");

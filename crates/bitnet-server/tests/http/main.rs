@@ -7,5 +7,6 @@ mod load;
 mod messages;
 mod openai;
 mod responses;
+mod tls;
 mod tools;
 mod web_page;
