@@ -16,6 +16,7 @@ pub(crate) enum Log {
 }
 
 /// Standard error with the manners the user asked for.
+#[derive(Clone)]
 pub(crate) struct Console {
     quiet: bool,
     terminal: bool,

@@ -23,7 +23,7 @@ pub(crate) struct ModelPath {
 }
 
 /// Overrides of how weights are read; the defaults follow the file.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Reading the weights (only when the file is wrong about itself)")]
 pub(crate) struct LoadArgs {
     /// Layout of I2_S tensors
@@ -107,18 +107,20 @@ enum ScaleArg {
     Inverse,
 }
 
-/// Takes the name of a pulled model for its path. What lies in the way of a path is the path; the network is not asked.
 fn pulled() -> impl TypedValueParser<Value = PathBuf> {
-    PathBufValueParser::new().map(|path| {
-        #[cfg(feature = "pull")]
-        if !path.exists()
-            && let Some(Ok(location)) = path.to_str().map(str::parse::<bitnet_hub::Location>)
-            && let Some(found) = bitnet_hub::Cache::from_env().ok().and_then(|cache| cache.find(&location))
-        {
-            return found;
-        }
-        path
-    })
+    PathBufValueParser::new().map(found)
+}
+
+/// Takes the name of a pulled model for its path. What lies in the way of a path is the path; the network is not asked.
+pub(crate) fn found(path: PathBuf) -> PathBuf {
+    #[cfg(feature = "pull")]
+    if !path.exists()
+        && let Some(Ok(location)) = path.to_str().map(str::parse::<bitnet_hub::Location>)
+        && let Some(found) = bitnet_hub::Cache::from_env().ok().and_then(|cache| cache.find(&location))
+    {
+        return found;
+    }
+    path
 }
 
 /// A whole number above zero.

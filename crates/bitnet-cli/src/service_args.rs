@@ -2,15 +2,19 @@
 
 use crate::chat_prompt;
 use crate::console::Console;
-use crate::model_args::{ModelArgs, engine_of, positive};
+use crate::model_args::{LoadArgs, ModelArgs, ModelPath, engine_of, found, positive};
+use anyhow::Context;
 use bitnet::kernels::PAGE_LEN;
-use bitnet::models::Config;
+use bitnet::models::{Config, MemoryPlan};
 use bitnet::{ChatTemplate, Engine, EngineOptions, Tokenizer};
+use bitnet_server::{NamedModel, Opened};
 use clap::Args;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
 
 /// A model for many requests at a time.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct ServiceArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -31,18 +35,84 @@ pub(crate) struct ServiceArgs {
     chunk: Option<usize>,
 }
 
+/// One more model, and what it is called.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Also {
+    name: Option<String>,
+    path: PathBuf,
+}
+
+/// `NAME=PATH`, or a path.
+impl FromStr for Also {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some(("", _) | (_, "")) => Err("expected NAME=PATH or a path".into()),
+            Some((name, path)) if !Path::new(text).exists() => {
+                Ok(Also { name: Some(name.to_owned()), path: found(path.into()) })
+            }
+            _ => Ok(Also { name: None, path: found(text.into()) }),
+        }
+    }
+}
+
 impl ServiceArgs {
     /// Loads the model.
     pub(crate) fn engine(&self, console: &Console) -> anyhow::Result<Engine> {
         let checkpoint = self.model.path.checkpoint(&self.model.load, console)?;
+        let options = self.options(&Config::read(&checkpoint, &self.model.options().load)?.0)?;
+        engine_of(&checkpoint, &self.model.path, options, console)
+    }
+
+    fn options(&self, config: &Config) -> anyhow::Result<EngineOptions> {
         let mut options = self.model.options();
         options.sequences = Some(self.parallel);
         options.chunk = self.chunk;
-        let context = options.working_shape(Config::read(&checkpoint, &options.load)?.0.context)?.0;
+        let context = options.working_shape(config.context)?.0;
         let kv_tokens = self.kv_tokens.unwrap_or(context.saturating_mul(2));
         // one more, to copy a shared page to
-        let options = EngineOptions { kv_pages: Some(kv_tokens.div_ceil(PAGE_LEN).saturating_add(1)), ..options };
-        engine_of(&checkpoint, &self.model.path, options, console)
+        Ok(EngineOptions { kv_pages: Some(kv_tokens.div_ceil(PAGE_LEN).saturating_add(1)), ..options })
+    }
+
+    /// The same for another model. What is said about one file (tokenizer, side-car, layout, template, name) is the first's.
+    pub(crate) fn also(&self, Also { name, path }: &Also) -> Self {
+        let mut other = self.clone();
+        other.model.path = ModelPath { model: Some(path.clone()), tokenizer: None };
+        other.model.lora = None;
+        other.model.load = LoadArgs::default();
+        (other.name, other.template) = (name.clone(), None);
+        other
+    }
+
+    /// What the server has to know of a model that it opens later. Everything is read but for the weights, which are counted.
+    pub(crate) fn named(self, console: &Console) -> anyhow::Result<NamedModel> {
+        let of = self.model.path.name();
+        let read = || {
+            let checkpoint = self.model.path.checkpoint(&self.model.load, console)?;
+            let config = Config::read(&checkpoint, &self.model.options().load)?.0;
+            let options = self.options(&config)?;
+            let (context, shape) = options.working_shape(config.context)?;
+            let plan = MemoryPlan::of(&checkpoint, &options.load, shape)?;
+            let tokenizer = match &options.tokenizer {
+                Some(path) => Some(Tokenizer::open(path)?),
+                None => Tokenizer::from_checkpoint(&checkpoint).ok(), // without one it computes ids
+            };
+            let own = tokenizer.is_some_and(|tokenizer| tokenizer.chat_template().is_some());
+            let chat = own || self.template.is_some() || self.model.path.model.is_none();
+            anyhow::Ok((context.min((shape.kv_pages - 1).saturating_mul(PAGE_LEN)), plan, chat))
+        };
+        let (context, plan, chat) = read().with_context(|| format!("cannot serve {of}"))?;
+        let (name, parallel) = (self.name(), self.parallel);
+        // what there is to say about a model is said when it is opened
+        let console = console.clone();
+        let open = move || {
+            let engine = self.engine(&console)?;
+            let template = self.template(&engine, &console)?;
+            anyhow::Ok(Opened { engine: engine.into(), template: template.map(Arc::new) })
+        };
+        let open = move || open().map_err(|error| format!("{error:#}").into());
+        Ok(NamedModel { name, bytes: plan.total(), context, parallel, chat, open: Box::new(open) })
     }
 
     /// The file's name without its ending; directories are named whole (`bitnet-b1.58-2B-4T`), pulled models as they were

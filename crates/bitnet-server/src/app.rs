@@ -2,6 +2,7 @@
 
 use crate::api_error::ApiError;
 use crate::metrics::HttpMetrics;
+use crate::models::{Lease, Models, NamedModel};
 use crate::{
     ServerOptions, chat, completions, embeddings, gate, health, messages, metrics, model_list, observe, openapi,
     responses, server::ServerError, tokens, web_page,
@@ -10,17 +11,16 @@ use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
-use bitnet_inference::{Engine, InferenceError, Scheduler, TokenEvent};
-use bitnet_models::{ChatTemplate, Conversation, Tokenizer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 /// What all requests share.
 pub(crate) struct App {
-    pub(crate) scheduler: Scheduler,
+    pub(crate) models: Arc<Models>,
     pub(crate) options: ServerOptions,
     pub(crate) gate: gate::Gate,
     pub(crate) http: HttpMetrics,
@@ -37,10 +37,15 @@ pub(crate) struct App {
 }
 
 impl App {
-    pub(crate) fn new(engine: Arc<Engine>, mut options: ServerOptions, loopback: bool) -> Result<Self, ServerError> {
+    pub(crate) fn new(
+        models: Vec<NamedModel>,
+        budget: u64,
+        mut options: ServerOptions,
+        loopback: bool,
+    ) -> Result<Self, ServerError> {
         let keys = std::mem::take(&mut options.api_keys);
         Ok(App {
-            scheduler: Scheduler::start(engine, options.queue)?,
+            models: Models::new(models, budget, options.queue)?,
             gate: gate::Gate::new(&keys, &options.cors_origins, options.rate_limit, loopback),
             http: HttpMetrics::default(),
             started: now(),
@@ -53,58 +58,14 @@ impl App {
         })
     }
 
-    /// The tokenizer, for a request that needs one because of `field`.
-    pub(crate) fn tokenizer(&self, field: &str) -> Result<&Tokenizer, ApiError> {
-        let none = |error: InferenceError| ApiError::unsupported(field, error.to_string());
-        self.scheduler.engine().require_tokenizer().map_err(none)
-    }
-
-    /// What the model reads of a conversation that came in `field`.
-    pub(crate) fn conversation_ids(&self, conversation: &Conversation, field: &str) -> Result<Vec<u32>, ApiError> {
-        let ids = self.tokenizer(field)?.encode_conversation(self.template(field)?, conversation, true);
-        ids.map_err(|error| ApiError::model(&error, field))
-    }
-
-    /// The chat template, for a request that needs one because of `field`.
-    pub(crate) fn template(&self, field: &str) -> Result<&ChatTemplate, ApiError> {
-        let own = || self.scheduler.engine().tokenizer().and_then(Tokenizer::chat_template);
-        self.options.template.as_ref().or_else(own).ok_or_else(|| {
-            let message = "the model has no chat template: it was not trained to chat. Use /v1/completions, or start the \
-                           server with --template FILE";
-            ApiError::unsupported(field, message)
-        })
-    }
-
-    /// Refuses a model that is not here. Requests without one mean the only one.
-    pub(crate) fn check_model(&self, name: Option<&str>) -> Result<(), ApiError> {
-        match name {
-            Some(name) if name != self.options.model => {
-                let message = format!("the model {name:?} does not exist here; there is {:?}", self.options.model);
-                Err(ApiError::new(StatusCode::NOT_FOUND, Some("model_not_found"), message).of("model"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Runs long computations (tokenising, templates) where they hold up no connection.
-    pub(crate) async fn compute<T: Send + 'static>(
-        self: &Arc<Self>,
-        work: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
-    ) -> Result<T, ApiError> {
-        let app = Arc::clone(self);
-        let failed = |_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, None, "the computation failed");
-        tokio::task::spawn_blocking(move || work(&app)).await.map_err(failed)?
+    /// The model of this name for a request that came at `arrival`; it is waited for if it has to be opened.
+    pub(crate) async fn model(&self, name: Option<&str>, arrival: Instant) -> Result<Lease, ApiError> {
+        self.models.get(self.models.find(name)?, arrival + self.options.time_limit).await
     }
 
     /// A name for an answer.
     pub(crate) fn answer_id(&self, kind: &str) -> String {
         format!("{kind}{:016x}{:08x}", self.salt, self.answers.fetch_add(1, Relaxed))
-    }
-
-    /// The tokens to report: all but the one that ends the text.
-    pub(crate) fn reported<'e>(&self, events: &'e [TokenEvent]) -> impl Iterator<Item = &'e TokenEvent> + use<'_, 'e> {
-        let stops = self.scheduler.engine().tokenizer().map_or(&[][..], Tokenizer::stop_ids);
-        events.iter().filter(move |event| !stops.contains(&event.id))
     }
 }
 

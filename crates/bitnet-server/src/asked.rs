@@ -4,6 +4,8 @@ use crate::api_error::ApiError;
 use crate::app::App;
 use crate::choices::Choices;
 use crate::fields::Fields;
+use crate::model::Model;
+use crate::models::Lease;
 use crate::observe::RequestId;
 use crate::parameters::Parameters;
 use axum::extract::{FromRequest, Request};
@@ -12,9 +14,10 @@ use bitnet_models::Conversation;
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// A request for answers. Its model is the one that is here.
+/// A request for answers.
 pub(crate) struct Asked {
     pub(crate) app: Arc<App>,
+    pub(crate) model: Lease,
     pub(crate) id: RequestId,
     pub(crate) arrival: Instant,
     /// All but `model`.
@@ -27,8 +30,9 @@ impl FromRequest<Arc<App>> for Asked {
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let id = request.extensions().get::<RequestId>().cloned().unwrap_or_else(RequestId::new);
         let mut fields = Fields::from_request(request, app).await?;
-        app.check_model(fields.string("model")?.as_deref())?;
-        Ok(Asked { app: Arc::clone(app), id, arrival: Instant::now(), fields })
+        let arrival = Instant::now();
+        let model = app.model(fields.string("model")?.as_deref(), arrival).await?;
+        Ok(Asked { app: Arc::clone(app), model, id, arrival, fields })
     }
 }
 
@@ -45,15 +49,15 @@ impl Asked {
         &self,
         per_prompt: usize,
         source: Source,
-        requests: impl FnOnce(&App) -> Result<Vec<GenerateRequest>, ApiError> + Send + 'static,
+        requests: impl FnOnce(&Model) -> Result<Vec<GenerateRequest>, ApiError> + Send + 'static,
     ) -> Result<Choices, ApiError> {
-        let submit = move |app: &App| {
-            let submitted = requests(app)?.into_iter().map(|request| app.scheduler.submit(request));
+        let submit = move |model: &Model| {
+            let submitted = requests(model)?.into_iter().map(|request| model.scheduler.submit(request));
             submitted.collect::<Result<Vec<_>, _>>().map_err(|error| ApiError::inference(error, source))
         };
-        let answers = self.app.compute(submit).await?;
+        let answers = self.model.compute(submit).await?;
         let deadline = self.arrival + self.app.options.time_limit;
-        Ok(Choices::new(answers, per_prompt, deadline, source, self.id.clone()))
+        Ok(Choices::new(answers, per_prompt, deadline, source, self.id.clone(), self.model.clone()))
     }
 
     /// The same for a conversation.
@@ -64,8 +68,8 @@ impl Asked {
         source: Source,
     ) -> Result<Choices, ApiError> {
         let n = parameters.n;
-        let requests = move |app: &App| {
-            let ids = app.conversation_ids(&conversation, source.prompt)?;
+        let requests = move |model: &Model| {
+            let ids = model.conversation_ids(&conversation, source.prompt)?;
             parameters.requests(vec![Prompt::Ids(ids)], "n")
         };
         self.submit(n, source, requests).await

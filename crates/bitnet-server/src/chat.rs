@@ -14,7 +14,6 @@ use axum::response::Response;
 use bitnet_inference::{CallReader, FinishReason, Piece, TokenEvent};
 use bitnet_models::Conversation;
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 const MAX_TOP_LOGPROBS: i64 = 20;
 
@@ -32,7 +31,7 @@ pub(crate) async fn complete(mut asked: Asked) -> Result<Response, ApiError> {
     let source = Source { prompt: "messages", grammar: if calls { "tools" } else { "response_format" } };
     let choices = asked.submit_conversation(Conversation { turns, tools }, parameters, source).await?;
     let object = if stream { "chat.completion.chunk" } else { "chat.completion" };
-    let head = Head::new(Arc::clone(&asked.app), "chatcmpl-", object, include_usage);
+    let head = Head::new(&asked, "chatcmpl-", object, include_usage);
     if stream {
         let choice = Choice { reader: calls.then(CallReader::default), begun: 0, complete: false };
         let chunks = Chunks { head, choices: vec![choice; choices.len()] };
@@ -78,7 +77,7 @@ fn top_logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
 fn scores(head: &Head, events: &[TokenEvent]) -> Value {
     match head.scored(events) {
         events if events.is_empty() => Value::Null,
-        events => logprobs::chat(head.app.scheduler.engine().tokenizer(), &events),
+        events => logprobs::chat(head.model.scheduler.engine().tokenizer(), &events),
     }
 }
 

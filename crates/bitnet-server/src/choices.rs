@@ -2,6 +2,7 @@
 
 use crate::api_error::ApiError;
 use crate::asked::Source;
+use crate::models::Lease;
 use crate::observe::RequestId;
 use bitnet_inference::{FinishReason, TokenEvent, Update, Updates};
 use serde_json::{Value, json};
@@ -10,7 +11,6 @@ use std::task::{Context, Poll};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Updates of several answers, in the order in which they come. Dropping it cancels those that are not finished.
-#[derive(Debug)]
 pub(crate) struct Choices {
     answers: Vec<Updates>,
     per_prompt: usize,
@@ -23,6 +23,8 @@ pub(crate) struct Choices {
     /// Answers that came to their end.
     finished: usize,
     id: RequestId,
+    /// Open while they are made.
+    _model: Lease,
 }
 
 /// Tokens of all answers together.
@@ -63,6 +65,7 @@ impl Choices {
         deadline: Instant,
         source: Source,
         id: RequestId,
+        model: Lease,
     ) -> Self {
         let prompt = answers.iter().step_by(per_prompt.max(1)).map(Updates::prompt_tokens).sum();
         Choices {
@@ -74,6 +77,7 @@ impl Choices {
             usage: Usage { prompt, ..Usage::default() },
             finished: 0,
             id,
+            _model: model,
         }
     }
 

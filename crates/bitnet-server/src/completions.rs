@@ -1,18 +1,17 @@
 //! `POST /v1/completions`.
 
 use crate::api_error::{ApiError, json_response};
-use crate::app::App;
 use crate::asked::{Asked, Source};
 use crate::choices::{Answer, Usage, finish_name};
 use crate::event_stream::{self, Events};
 use crate::fields::{token, wrong};
 use crate::head::Head;
 use crate::logprobs;
+use crate::model::Model;
 use crate::parameters::Parameters;
 use axum::response::Response;
 use bitnet_inference::{FinishReason, Prompt, TokenEvent};
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 /// New tokens when the request does not say how many: OpenAI's default.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -40,13 +39,13 @@ pub(crate) async fn complete(mut asked: Asked) -> Result<Response, ApiError> {
 
     let Parameters { stream, include_usage, n, .. } = parameters;
     let echoes = match echo {
-        true => prompts.iter().map(|prompt| echoed(&asked.app, prompt)).collect::<Result<_, _>>()?,
+        true => prompts.iter().map(|prompt| echoed(&asked.model, prompt)).collect::<Result<_, _>>()?,
         false => Vec::new(),
     };
-    let requests = move |_: &App| parameters.requests(prompts, "prompt");
+    let requests = move |_: &Model| parameters.requests(prompts, "prompt");
     let source = Source { prompt: "prompt", grammar: "response_format" };
     let choices = asked.submit(n, source, requests).await?;
-    let head = Head::new(Arc::clone(&asked.app), "cmpl-", "text_completion", include_usage);
+    let head = Head::new(&asked, "cmpl-", "text_completion", include_usage);
     let chunks = Chunks { head, echoes, n, offsets: vec![0; choices.len()] };
     if stream {
         return Ok(event_stream::respond(choices, chunks));
@@ -82,10 +81,10 @@ fn prompts(value: Value) -> Result<Vec<Prompt>, ApiError> {
 }
 
 /// A prompt as text.
-fn echoed(app: &App, prompt: &Prompt) -> Result<String, ApiError> {
+fn echoed(model: &Model, prompt: &Prompt) -> Result<String, ApiError> {
     match prompt {
         Prompt::Text(text) => Ok(text.clone()),
-        Prompt::Ids(ids) => Ok(app.tokenizer("echo")?.decode(ids, false)),
+        Prompt::Ids(ids) => Ok(model.tokenizer("echo")?.decode(ids, false)),
     }
 }
 
@@ -93,7 +92,7 @@ fn echoed(app: &App, prompt: &Prompt) -> Result<String, ApiError> {
 fn scores(head: &Head, events: &[TokenEvent], offset: &mut usize) -> Value {
     match head.scored(events) {
         events if events.is_empty() => Value::Null,
-        events => logprobs::completion(head.app.scheduler.engine().tokenizer(), &events, offset),
+        events => logprobs::completion(head.model.scheduler.engine().tokenizer(), &events, offset),
     }
 }
 

@@ -4,6 +4,7 @@ use crate::api_error::{ApiError, json_response};
 use crate::app::App;
 use crate::asked::Source;
 use crate::fields::{Fields, token, wrong};
+use crate::model::Model;
 use axum::extract::State;
 use axum::response::Response;
 use base64::Engine as _;
@@ -11,7 +12,8 @@ use base64::prelude::BASE64_STANDARD;
 use bitnet_models::Encoding;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 const MAX_INPUTS: usize = 2048;
 
@@ -25,7 +27,7 @@ enum Input {
 /// for answers.
 pub(crate) async fn embed(State(app): State<Arc<App>>, mut fields: Fields) -> Result<Response, ApiError> {
     let begin = Instant::now();
-    app.check_model(fields.string("model")?.as_deref())?;
+    let model = app.model(fields.string("model")?.as_deref(), begin).await?;
     let inputs = inputs(fields.required("input")?)?;
     let base64 = match fields.string("encoding_format")?.as_deref() {
         None | Some("float") => false,
@@ -35,7 +37,7 @@ pub(crate) async fn embed(State(app): State<Arc<App>>, mut fields: Fields) -> Re
             return Err(ApiError::invalid("encoding_format", message));
         }
     };
-    let hidden = app.scheduler.engine().model().config().hidden;
+    let hidden = model.scheduler.engine().model().config().hidden;
     if let Some(dimensions) = fields.size("dimensions", 1)?.filter(|&dimensions| dimensions != hidden) {
         let message = format!("dimensions = {dimensions} is not supported: this model's vectors have {hidden}");
         return Err(ApiError::unsupported("dimensions", message));
@@ -51,7 +53,7 @@ pub(crate) async fn embed(State(app): State<Arc<App>>, mut fields: Fields) -> Re
         }
         // one by one: clients take turns, and one that goes away stops the rest
         let _turn = app.embedding.acquire().await.map_err(|_| busy())?;
-        let (count, vector) = app.compute(move |app| vector(app, input)).await?;
+        let (count, vector) = model.compute(move |model| vector(model, input)).await?;
         tokens += count;
         let embedding = match base64 {
             true => json!(BASE64_STANDARD.encode(vector.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())),
@@ -62,21 +64,21 @@ pub(crate) async fn embed(State(app): State<Arc<App>>, mut fields: Fields) -> Re
     Ok(json_response(&json!({
         "object": "list",
         "data": data,
-        "model": app.options.model,
+        "model": model.name,
         "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
     })))
 }
 
-fn vector(app: &App, input: Input) -> Result<(usize, Vec<f32>), ApiError> {
+fn vector(model: &Model, input: Input) -> Result<(usize, Vec<f32>), ApiError> {
     let ids = match input {
         Input::Ids(ids) => ids,
         Input::Text(text) => {
             let encoding = Encoding { bos: None, special: false };
-            app.tokenizer("input")?.encode(&text, encoding).map_err(|error| ApiError::model(&error, "input"))?
+            model.tokenizer("input")?.encode(&text, encoding).map_err(|error| ApiError::model(&error, "input"))?
         }
     };
     let source = Source { prompt: "input", grammar: "input" };
-    let vector = app.scheduler.engine().embed_ids(&ids).map_err(|error| ApiError::inference(error, source))?;
+    let vector = model.scheduler.engine().embed_ids(&ids).map_err(|error| ApiError::inference(error, source))?;
     Ok((ids.len(), vector))
 }
 

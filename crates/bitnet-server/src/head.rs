@@ -1,8 +1,10 @@
 //! What all objects of an answer of OpenAI's completions repeat.
 
 use crate::app::{App, now};
+use crate::asked::Asked;
 use crate::choices::Usage;
 use crate::event_stream::data;
+use crate::models::Lease;
 use bitnet_inference::TokenEvent;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use std::sync::Arc;
 /// An answer's name and date.
 pub(crate) struct Head {
     pub(crate) app: Arc<App>,
+    pub(crate) model: Lease,
     id: String,
     object: &'static str,
     created: u64,
@@ -19,8 +22,9 @@ pub(crate) struct Head {
 
 impl Head {
     /// Of a new answer; its name begins with `prefix`.
-    pub(crate) fn new(app: Arc<App>, prefix: &str, object: &'static str, include_usage: bool) -> Self {
-        Head { id: app.answer_id(prefix), app, object, created: now(), include_usage }
+    pub(crate) fn new(asked: &Asked, prefix: &str, object: &'static str, include_usage: bool) -> Self {
+        let (app, model) = (Arc::clone(&asked.app), asked.model.clone());
+        Head { id: app.answer_id(prefix), app, model, object, created: now(), include_usage }
     }
 
     pub(crate) fn object(&self, choices: Vec<Value>) -> Value {
@@ -28,7 +32,7 @@ impl Head {
             "id": self.id,
             "object": self.object,
             "created": self.created,
-            "model": self.app.options.model,
+            "model": self.model.name,
             "system_fingerprint": null,
             "choices": choices,
         })
@@ -60,6 +64,6 @@ impl Head {
 
     /// The tokens to report with their log-probabilities.
     pub(crate) fn scored(&self, events: &[TokenEvent]) -> Vec<TokenEvent> {
-        self.app.reported(events).filter(|event| event.logprob.is_some()).cloned().collect()
+        self.model.reported(events).filter(|event| event.logprob.is_some()).cloned().collect()
     }
 }

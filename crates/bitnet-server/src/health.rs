@@ -2,6 +2,8 @@
 
 use crate::api_error::{ApiError, json_response};
 use crate::app::App;
+use crate::model::Model;
+use crate::models::Seen;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -10,9 +12,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-/// `GET /health`: the process lives, and its engine too.
+fn open<'m>(all: &[Seen<'m>]) -> impl Iterator<Item = &'m Model> {
+    all.iter().filter_map(|&(_, _, model)| model)
+}
+
+fn is_running(app: &App) -> bool {
+    app.models.look(|all| open(all).all(|model| model.scheduler.is_running()))
+}
+
+/// `GET /health`: the process lives, and the engines of its open models too.
 pub(crate) async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    match app.scheduler.is_running() {
+    match is_running(&app) {
         true => Ok(json_response(&json!({ "status": "ok" }))),
         false => {
             let message = "the engine has stopped; restart the server";
@@ -21,12 +31,14 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiE
     }
 }
 
-/// `GET /ready`: it takes requests.
+/// `GET /ready`: it takes requests, at once or when their model is open.
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    if app.draining.load(Relaxed) || !app.scheduler.is_running() {
+    if app.draining.load(Relaxed) || !is_running(&app) {
         return Err(ApiError::busy("the server is stopping", Duration::from_secs(5)));
     }
-    if app.scheduler.metrics().waiting.load(Relaxed) >= app.options.queue {
+    let queue = app.options.queue;
+    let full = |model: &Model| model.scheduler.metrics().waiting.load(Relaxed) >= queue;
+    if app.models.waiting() >= queue || app.models.look(|all| open(all).any(full)) {
         return Err(ApiError::busy("the queue is full", Duration::from_secs(1)));
     }
     Ok(json_response(&json!({ "status": "ready" })))

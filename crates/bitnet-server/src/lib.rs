@@ -1,4 +1,5 @@
-//! HTTP for one engine: the routes that OpenAI's and Anthropic's clients speak, over one [`Scheduler`](bitnet_inference::Scheduler).
+//! HTTP for engines: the routes that OpenAI's and Anthropic's clients speak, over one [`Scheduler`](bitnet_inference::Scheduler)
+//! per model.
 //!
 //! Requests are read field by field, put into the scheduler's queue, and answered whole or as server-sent events. A wrong
 //! value is refused with an error that names its field; a field that nobody knows is ignored; what is not supported is
@@ -37,7 +38,9 @@ mod local;
 mod logprobs;
 mod messages;
 mod metrics;
+mod model;
 mod model_list;
+mod models;
 mod observe;
 mod openapi;
 mod options;
@@ -49,6 +52,7 @@ mod tokens;
 mod web_page;
 
 pub use local::{Local, Reply};
+pub use models::{NamedModel, Open, Opened};
 pub use options::ServerOptions;
 pub use server::{Server, ServerError};
 pub use tls::{Tls, TlsError};

@@ -39,7 +39,8 @@ impl Local {
     /// No threads.
     pub fn new(engine: Arc<Engine>, options: ServerOptions) -> Result<Self, ServerError> {
         let options = ServerOptions { api_keys: Vec::new(), ..options };
-        let app = Arc::new(App::new(engine, options, true)?);
+        let (models, options) = options.one(engine);
+        let app = Arc::new(App::new(models, u64::MAX, options, true)?);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         Ok(Local { runtime, routes: router(&app)?, stopped: watch::Sender::new(false) })
     }

@@ -8,6 +8,7 @@ use crate::choices::{Answer, Usage, finish_name};
 use crate::conversation::text;
 use crate::event_stream::{self, Events, event};
 use crate::fields::{Fields, wrong};
+use crate::model::Model;
 use crate::parameters::{Parameters, form, sampling, stops};
 use axum::extract::Request;
 use axum::middleware::Next;
@@ -31,7 +32,7 @@ pub(crate) async fn create(mut asked: Asked) -> Result<Response, ApiError> {
     let parameters = Parameters::single(request, stream);
     let choices = asked.submit_conversation(conversation, parameters, source).await?;
     let app = Arc::clone(&asked.app);
-    let head = Head { id: app.answer_id("msg_"), app, stops };
+    let head = Head { id: app.answer_id("msg_"), app, model: asked.model.name.clone(), stops };
     if stream {
         let reader = calls.then(CallReader::default);
         let ending = Ending::default();
@@ -44,8 +45,8 @@ pub(crate) async fn create(mut asked: Asked) -> Result<Response, ApiError> {
 /// How many tokens the model would read.
 pub(crate) async fn count_tokens(mut asked: Asked) -> Result<Response, ApiError> {
     let (conversation, _) = read(&mut asked.fields, &mut GenerateRequest::new("", 1))?;
-    let count = move |app: &App| app.conversation_ids(&conversation, "messages").map(|ids| ids.len());
-    let count = asked.app.compute(count).await?;
+    let count = move |model: &Model| model.conversation_ids(&conversation, "messages").map(|ids| ids.len());
+    let count = asked.model.compute(count).await?;
     Ok(json_response(&json!({ "input_tokens": count })))
 }
 
@@ -145,6 +146,7 @@ fn tool_result(block: &mut Fields) -> Result<Turn, ApiError> {
 /// What all forms of an answer repeat.
 struct Head {
     app: Arc<App>,
+    model: String,
     id: String,
     /// Texts that end the answer.
     stops: Vec<String>,
@@ -163,7 +165,7 @@ struct Ending {
 impl Head {
     fn message(&self, content: Value, ending: Ending, usage: Value) -> Value {
         let mut message = json!({ "id": self.id, "type": "message", "role": "assistant", "content": content,
-            "model": self.app.options.model });
+            "model": self.model });
         for (name, value) in [("stop_reason", self.reason(ending)), ("stop_sequence", self.stop(ending))] {
             message[name] = value;
         }

@@ -1,15 +1,17 @@
 //! What a server is told at start.
 
-use crate::Tls;
+use crate::{NamedModel, Opened, Tls};
+use bitnet_inference::Engine;
 use bitnet_models::ChatTemplate;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Choices at start. Sequences, context and cache are those of the engine.
 #[derive(Debug)]
 pub struct ServerOptions {
-    /// Name of the model in requests and answers.
+    /// Name of the model in requests and answers, when there is one.
     pub model: String,
-    /// Chat template to use instead of the model's.
+    /// Chat template to use instead of this model's.
     pub template: Option<ChatTemplate>,
     /// Requests that may wait; more are refused as busy.
     pub queue: usize,
@@ -32,6 +34,15 @@ pub struct ServerOptions {
 }
 
 impl ServerOptions {
+    /// The model of which they speak, opened already.
+    pub(crate) fn one(mut self, engine: Arc<Engine>) -> (Vec<NamedModel>, Self) {
+        let opened = Opened { engine, template: self.template.take().map(Arc::new) };
+        let (name, context) = (self.model.clone(), opened.engine.context());
+        let open = Box::new(move || Ok(opened.clone()));
+        // an open model speaks for itself
+        (vec![NamedModel { name, bytes: 0, context, parallel: 1, chat: false, open }], self)
+    }
+
     /// Defaults for a model of this name: 64 requests wait, no keys, no origins, bodies of 4 MiB, 1024 connections, ten
     /// minutes for an answer, thirty seconds to finish at the end.
     pub fn new(model: impl Into<String>) -> Self {

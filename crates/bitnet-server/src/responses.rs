@@ -42,7 +42,7 @@ pub(crate) async fn create(mut asked: Asked) -> Result<Response, ApiError> {
         "status": "in_progress",
         "error": null,
         "incomplete_details": null,
-        "model": asked.app.options.model,
+        "model": asked.model.name,
         "output": [],
         "previous_response_id": null,
         "store": false,

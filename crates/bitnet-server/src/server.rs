@@ -1,13 +1,14 @@
 //! Connections: accepted, bounded, and brought to an end.
 
 use crate::app::{App, router};
-use crate::{ServerOptions, Tls};
+use crate::{NamedModel, ServerOptions, Tls};
 use axum::Router;
-use bitnet_inference::{Engine, InferenceError};
+use bitnet_inference::Engine;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use std::error::Error;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
@@ -43,9 +44,30 @@ pub enum ServerError {
     /// The runtime or its signals.
     #[error("cannot start the server: {0}")]
     Start(#[from] io::Error),
-    /// The scheduler.
-    #[error(transparent)]
-    Engine(#[from] InferenceError),
+    /// The only model.
+    #[error("the model {model:?} cannot be served: {source}")]
+    Model {
+        /// Its name.
+        model: String,
+        /// What is wrong.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// A model that never fits.
+    #[error("the model {model:?} needs {bytes} bytes, and the memory budget is {budget}")]
+    Budget {
+        /// Its name.
+        model: String,
+        /// What it needs.
+        bytes: u64,
+        /// What all may need together.
+        budget: u64,
+    },
+    /// A name that does not tell which.
+    #[error("two models have the name {0:?}")]
+    TwoModels(String),
+    /// Nothing to serve.
+    #[error("there is no model to serve")]
+    NoModel,
     /// An origin that is none.
     #[error("the origin {0:?} has not the form https://name or https://name:port")]
     Origin(String),
@@ -60,7 +82,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens. Port 0 takes a free one.
+    /// Listens, with one model. Port 0 takes a free one.
     ///
     /// # Errors
     /// The address is taken or not this machine's; wrong options.
@@ -69,11 +91,26 @@ impl Server {
         address: impl ToSocketAddrs + std::fmt::Debug,
         options: ServerOptions,
     ) -> Result<Self, ServerError> {
+        let (models, options) = options.one(engine);
+        Self::bind_models(models, u64::MAX, address, options)
+    }
+
+    /// Listens, with models that are opened when requests ask for them and take `budget` bytes together at most. Their names
+    /// and templates count instead of those in `options`. Requests that name none mean the first.
+    ///
+    /// # Errors
+    /// As for [`bind`](Self::bind); a model that does not fit, a name that two have.
+    pub fn bind_models(
+        models: Vec<NamedModel>,
+        budget: u64,
+        address: impl ToSocketAddrs + std::fmt::Debug,
+        options: ServerOptions,
+    ) -> Result<Self, ServerError> {
         let refused = |source| ServerError::Listen { address: format!("{address:?}").replace('"', ""), source };
         let listener = TcpListener::bind(&address).map_err(refused)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let app = Arc::new(App::new(engine, options, address.ip().is_loopback())?);
+        let app = Arc::new(App::new(models, budget, options, address.ip().is_loopback())?);
         let router = router(&app)?;
         Ok(Server { listener, address, app, router })
     }

@@ -2,9 +2,10 @@
 
 use crate::console::Console;
 use crate::model_args::positive;
-use crate::service_args::ServiceArgs;
+use crate::service_args::{Also, ServiceArgs};
+use crate::{machine, numbers};
 use anyhow::Context;
-use bitnet_server::{Server, ServerOptions, Tls};
+use bitnet_server::{NamedModel, Server, ServerOptions, Tls};
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +15,12 @@ use std::time::Duration;
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) service: ServiceArgs,
+    /// Another model to serve beside the first (repeatable); with several, requests name theirs and it is opened then
+    #[arg(long, value_name = "[NAME=]PATH", help_heading = "Model")]
+    pub(crate) also: Vec<Also>,
+    /// Memory that open models may take together, for example 6GiB [default: what the machine has available at start]
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Model")]
+    pub(crate) memory_budget: Option<u64>,
     /// TOML file with options by their long names (`port = 8080`); BITNET_SERVE_PORT and the like go before it
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -59,10 +66,7 @@ pub(crate) fn run(args: &ServeArgs, console: &Console) -> anyhow::Result<()> {
     let api_keys = args.api_keys()?;
     let tls = args.tls()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let engine = args.service.engine(console)?;
-    let template = args.service.template(&engine, console)?;
     let options = ServerOptions {
-        template,
         queue: args.queue,
         tls,
         api_keys,
@@ -75,14 +79,33 @@ pub(crate) fn run(args: &ServeArgs, console: &Console) -> anyhow::Result<()> {
         ..ServerOptions::new(args.service.name())
     };
     let open = options.api_keys.is_empty();
-    let server = Server::bind(engine.into(), (args.host.as_str(), args.port), options)?;
+    let address = (args.host.as_str(), args.port);
+    let (server, names) = match (&args.also[..], args.memory_budget) {
+        ([], None) => {
+            let engine = args.service.engine(console)?;
+            let template = args.service.template(&engine, console)?;
+            let server = Server::bind(engine.into(), address, ServerOptions { template, ..options })?;
+            (server, format!("{:?}", args.service.name()))
+        }
+        (others, budget) => {
+            let budget = budget.or(machine::memory().1);
+            let budget = budget.context("this machine does not say how much memory is free: give --memory-budget")?;
+            let all = others.iter().map(|other| args.service.also(other));
+            let all = std::iter::once(args.service.clone()).chain(all);
+            let models = all.map(|one| one.named(console)).collect::<anyhow::Result<Vec<_>>>()?;
+            let said = |model: &NamedModel| format!("{:?} ({})", model.name, numbers::bytes(model.bytes));
+            let names = models.iter().map(said).collect::<Vec<_>>().join(", ");
+            let names = format!("{names} in {}", numbers::bytes(budget));
+            (Server::bind_models(models, budget, address, options)?, names)
+        }
+    };
     if open && !server.address().ip().is_loopback() {
         console.note("everybody who reaches this address may ask: --api-key-file FILE asks for keys");
     }
     if !open && scheme == "http" && !server.address().ip().is_loopback() {
         console.note("keys and texts cross the network as they are: --tls-cert and --tls-key encrypt them");
     }
-    console.say(format!("listening on {scheme}://{} as {:?}; Ctrl-C stops", server.address(), args.service.name()));
+    console.say(format!("listening on {scheme}://{} as {names}; Ctrl-C stops", server.address()));
     Ok(server.run()?)
 }
 
@@ -116,6 +139,39 @@ impl ServeArgs {
             }
             Err(std::env::VarError::NotPresent) => Ok(Vec::new()),
             Err(error) => Err(error).context("BITNET_API_KEYS"),
+        }
+    }
+}
+
+/// `512MiB`, `6 GiB`, `1.5G`: units of 1024; without one, bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let wrong = || "expected a size such as 512MiB, 1.5GiB or a number of bytes".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        "t" | "tb" | "tib" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    let bytes = match number.parse::<u64>() {
+        Ok(whole) => whole.checked_mul(unit).ok_or_else(wrong)?,
+        Err(_) => (number.parse::<f64>().map_err(|_| wrong())? * unit as f64) as u64,
+    };
+    if bytes == 0 { Err(wrong()) } else { Ok(bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!([size("4096"), size("6GiB"), size("1.5 g")], [Ok(4096), Ok(6 << 30), Ok(3 << 29)]);
+        for wrong in ["", "0", "G", "-1G", "1X", "1.2.3", "99999999999999T"] {
+            assert!(size(wrong).is_err(), "{wrong}");
         }
     }
 }

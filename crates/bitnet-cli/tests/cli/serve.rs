@@ -110,3 +110,34 @@ fn certificates_come_from_files_and_are_used() {
     let _ = stream.read_to_end(&mut answer); // a reset is as good as an end
     assert!(!answer.starts_with(b"HTTP/"), "it spoke without encryption");
 }
+
+#[test]
+fn several_models_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bitnet::default_model()).expect("written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let (first, second) = (file("first.gguf"), file("second.gguf"));
+    let second = format!("other={second}");
+    let refused =
+        output(["serve", "--port", "0", "--model", &first, "--also", &second, "--memory-budget", "1MiB"]).fails(1);
+    assert!(refused.contains("\"first\" needs ") && refused.contains("1048576"), "{refused}");
+    let alone = output(["serve", "--port", "0", "--memory-budget", "1MiB"]).fails(1);
+    assert!(alone.contains("\"stories\" needs "), "{alone}");
+    let twice = output(["serve", "--port", "0", "--model", &first, "--also", &first]).fails(1);
+    assert!(twice.contains("two models have the name \"first\""), "{twice}");
+    let missing = output(["serve", "--port", "0", "--also", "x=/no/such/file.gguf"]).fails(1);
+    assert!(missing.contains("/no/such/file.gguf"), "{missing}");
+
+    let served = Served::start(&["--model", &first, "--also", &second, "--memory-budget", "1 GiB"]);
+    for name in ["first", "other"] {
+        let body = format!(r#"{{"model": "{name}", "input": "Once", "content": "Once"}}"#);
+        let mut stream = TcpStream::connect(&served.address).expect("a connection");
+        let (address, length) = (&served.address, body.len());
+        let head = format!("POST /v1/embeddings HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+        write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}").expect("written");
+        assert_eq!(receive(stream)["model"], name);
+    }
+}

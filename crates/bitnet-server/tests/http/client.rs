@@ -44,7 +44,10 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(engine: Arc<Engine>, options: ServerOptions) -> Self {
-        let server = Server::bind(engine, "127.0.0.1:0", options).expect("a free port");
+        Self::of(Server::bind(engine, "127.0.0.1:0", options).expect("a free port"))
+    }
+
+    pub(crate) fn of(server: Server) -> Self {
         let address = server.address();
         let (stop, stopped) = mpsc::channel(2);
         let thread = std::thread::spawn(move || {

@@ -5,6 +5,7 @@ mod client;
 mod failures;
 mod load;
 mod messages;
+mod models;
 mod openai;
 mod responses;
 mod tls;
