@@ -155,7 +155,7 @@ impl LowRank<'_> {
 
 #[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    crate::ops::sum([a, b], |[a, b]| a * b)
+    crate::ops::dot(a, b)
 }
 
 #[inline(always)]

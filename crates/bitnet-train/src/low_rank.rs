@@ -33,7 +33,7 @@ fn times(matrix: &[f32], x: &[f32]) -> Vec<f32> {
     let dot = |row: &[f32]| {
         vectorized(
             #[inline(always)]
-            || crate::ops::sum([row, x], |[a, b]| a * b),
+            || crate::ops::dot(row, x),
         )
     };
     matrix.chunks_exact(x.len()).map(dot).collect()

@@ -122,14 +122,27 @@ impl<'a> Operand<'a> {
         out
     }
 
-    /// Packs the strip of lines `32 strip..`.
+    /// Packs the strips of lines `32 first..`, as many as there is room for. Stored rows are read from their beginning to their end where lines lie
+    /// side by side: going down one strip after the other would touch a page per row.
     #[inline(always)]
-    fn pack_strip(&self, strip: usize, side: Side, out: &mut [Bf16Tile]) {
+    fn pack_strips(&self, first: usize, side: Side, out: &mut [Bf16Tile]) {
         // left tiles have a row per line, right ones a row per pair
         let transposed = (side == Side::Left) == (self.along == Along::Lines);
-        for (step, tiles) in out.chunks_exact_mut(2).enumerate() {
-            for (half, tile) in tiles.iter_mut().enumerate() {
-                let line = strip * STRIP + half * 16;
+        let steps = self.steps();
+        let strips = out.len() / (2 * steps);
+        let (outer, inner) = match self.along {
+            Along::Depth => (strips, steps),
+            Along::Lines => (steps, strips),
+        };
+        // one call, which compilers inline: only then it is made of vectors
+        for at in 0..outer * inner {
+            let (strip, step) = match self.along {
+                Along::Depth => (at / inner, at % inner),
+                Along::Lines => (at % inner, at / inner),
+            };
+            for half in 0..2 {
+                let tile = &mut out[2 * (strip * steps + step) + half];
+                let line = (first + strip) * STRIP + half * 16;
                 if line >= self.lines {
                     *tile = Bf16Tile::ZERO;
                     continue;
@@ -137,6 +150,14 @@ impl<'a> Operand<'a> {
                 let pairs = self.pairs(line, step * DEPTH);
                 tile.0 = if transposed { transpose(pairs) } else { pairs };
             }
+        }
+    }
+
+    /// Strips that a thread packs together.
+    fn strips_per_task(&self) -> usize {
+        match self.along {
+            Along::Depth => 1,
+            Along::Lines => self.lines.div_ceil(STRIP).div_ceil(2 * rayon::current_num_threads()).max(2),
         }
     }
 }
@@ -200,10 +221,11 @@ impl Packed {
     /// Packs a right operand with all threads.
     pub(crate) fn pack(&mut self, operand: &Operand<'_>) {
         self.prepare(operand);
-        self.tiles.par_chunks_mut(2 * self.steps).enumerate().for_each(|(strip, tiles)| {
+        let strips = operand.strips_per_task();
+        self.tiles.par_chunks_mut(2 * self.steps * strips).enumerate().for_each(|(task, tiles)| {
             vectorized(
                 #[inline(always)]
-                || operand.pack_strip(strip, Side::Right, tiles),
+                || operand.pack_strips(task * strips, Side::Right, tiles),
             );
         });
     }
@@ -211,14 +233,9 @@ impl Packed {
     /// Packs a right operand on this thread.
     fn pack_here(&mut self, operand: &Operand<'_>) {
         self.prepare(operand);
-        let steps = self.steps;
         vectorized(
             #[inline(always)]
-            || {
-                for (strip, tiles) in self.tiles.chunks_exact_mut(2 * steps).enumerate() {
-                    operand.pack_strip(strip, Side::Right, tiles);
-                }
-            },
+            || operand.pack_strips(0, Side::Right, &mut self.tiles),
         );
     }
 
@@ -263,7 +280,7 @@ impl Store<'_> {
 }
 
 thread_local! {
-    /// A left strip, and a right operand of a product on one thread.
+    /// Left strips, and a right operand of a product on one thread.
     static SCRATCH: RefCell<(Vec<Bf16Tile>, Packed)> = RefCell::default();
 }
 
@@ -271,54 +288,57 @@ thread_local! {
 pub(crate) fn matmul(left: &Operand<'_>, right: &Packed, store: Store<'_>, out: &mut [f32]) {
     let cols = right.lines;
     assert!(out.len() == left.lines * cols && left.steps() == right.steps, "shapes of a product");
-    out.par_chunks_mut(STRIP * cols).enumerate().for_each(|(strip, out)| {
-        SCRATCH.with_borrow_mut(|(tiles, _)| strip_product(left, strip, right, tiles, store, out));
+    let strips = left.strips_per_task();
+    out.par_chunks_mut(strips * STRIP * cols).enumerate().for_each(|(task, out)| {
+        SCRATCH.with_borrow_mut(|(tiles, _)| product(left, task * strips, right, tiles, store, out));
     });
 }
 
 /// The same on this thread alone, for the small products of attention.
 pub(crate) fn matmul_here(left: &Operand<'_>, right: &Operand<'_>, store: Store<'_>, out: &mut [f32]) {
-    let cols = right.lines;
-    assert!(out.len() == left.lines * cols && left.depth == right.depth, "shapes of a product");
+    assert!(out.len() == left.lines * right.lines && left.depth == right.depth, "shapes of a product");
     SCRATCH.with_borrow_mut(|(tiles, packed)| {
         packed.pack_here(right);
-        for (strip, out) in out.chunks_mut(STRIP * cols).enumerate() {
-            strip_product(left, strip, packed, tiles, store, out);
+        let strips = left.strips_per_task();
+        for (task, out) in out.chunks_mut(strips * STRIP * right.lines).enumerate() {
+            product(left, task * strips, packed, tiles, store, out);
         }
     });
 }
 
-fn strip_product(
+/// Rows `32 first..` of a product, as many as there are in `out`.
+fn product(
     left: &Operand<'_>,
-    strip: usize,
+    first: usize,
     right: &Packed,
     tiles: &mut Vec<Bf16Tile>,
     store: Store<'_>,
     out: &mut [f32],
 ) {
-    tiles.resize(2 * right.steps, Bf16Tile::ZERO);
+    let cols = right.lines;
+    tiles.resize(out.len().div_ceil(STRIP * cols) * 2 * right.steps, Bf16Tile::ZERO);
     vectorized(
         #[inline(always)]
-        || left.pack_strip(strip, Side::Left, tiles),
+        || left.pack_strips(first, Side::Left, tiles),
     );
-    let put = |column: usize, sums: &Bf16Sums, out: &mut [f32]| {
+    let mut put = |strip: usize, column: usize, sums: &Bf16Sums| {
+        let out = &mut out[strip * STRIP * cols..];
         vectorized(
             #[inline(always)]
-            || store.block(sums, strip * STRIP, column * STRIP, right.lines, out),
+            || store.block(sums, (first + strip) * STRIP, column * STRIP, cols, out),
         );
     };
     match Bf16Unit::new() {
-        Some(unit) => unit.multiply(tiles, &right.tiles, right.steps, |_, column, sums| put(column, sums, out)),
+        Some(unit) => unit.multiply(tiles, &right.tiles, right.steps, put),
         None => {
-            for (column, right) in right.tiles.chunks_exact(2 * right.steps).enumerate() {
-                put(
-                    column,
-                    &vectorized(
+            for (strip, left) in tiles.chunks_exact(2 * right.steps).enumerate() {
+                for (column, right) in right.tiles.chunks_exact(2 * right.steps).enumerate() {
+                    let sums = vectorized(
                         #[inline(always)]
-                        || vector_product(tiles, right),
-                    ),
-                    out,
-                );
+                        || vector_product(left, right),
+                    );
+                    put(strip, column, &sums);
+                }
             }
         }
     }

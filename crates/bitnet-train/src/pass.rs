@@ -58,6 +58,14 @@ fn sized(values: &mut Vec<f32>, len: usize) -> &mut [f32] {
     values
 }
 
+/// The same of memory that is used for different things: it never shrinks, so that it is not cleared again and again.
+fn room(values: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if values.len() < len {
+        values.resize(len, 0.0);
+    }
+    &mut values[..len]
+}
+
 impl Pass {
     /// Nats of the next tokens of some windows of one length, summed.
     pub(crate) fn nats(&mut self, network: &Network, weights: &Weights, windows: &[&[u32]]) -> f64 {
@@ -91,11 +99,12 @@ impl Pass {
         self.forward(network, weights, &ids, windows.len());
         let mut dnormed = std::mem::take(&mut self.scratch[0]);
         let mut dtable = std::mem::take(&mut network.params[TABLE].gradient);
-        let gradients = Some((sized(&mut dnormed, self.normed.len()), &mut dtable[..], scale));
+        let normed = self.normed.len();
+        let gradients = Some((room(&mut dnormed, normed), &mut dtable[..], scale));
         let mut head = self.head(network, weights);
         let nats = head.entropy.nats(head.normed, &targets, gradients, teacher.as_mut());
         network.params[TABLE].gradient = dtable;
-        self.backward(network, weights, &dnormed);
+        self.backward(network, weights, &dnormed[..normed]);
         self.scratch[0] = dnormed;
         add_embedding_gradient(&mut network.params[TABLE], &ids, &self.hidden);
         nats
@@ -188,12 +197,12 @@ impl Pass {
             (block.key, keys, &mut *k, Some(rotations)),
             (block.value, keys, &mut *v, None),
         ] {
-            let projected = sized(a, tokens * width);
+            let projected = room(a, tokens * width);
             linear(weights, param, attention_input, m.hidden, Store::SET, projected);
             add_low_rank(network, param, &x, projected);
             split_heads(projected, positions, width / m.head_dim, m.head_dim, rotations, sized(out, tokens * width));
         }
-        let split = sized(b, tokens * queries);
+        let split = room(b, tokens * queries);
         let attend = if self.learning { attend } else { attend_in_f32 };
         attend(attention_shape(network, positions), q, k, v, split);
         join_heads(split, positions, m.heads, m.head_dim, None, sized(attended, tokens * queries));
@@ -211,7 +220,7 @@ impl Pass {
             linear(weights, param, ffn_input, m.hidden, Store::SET, out);
             add_low_rank(network, param, &x, out);
         }
-        let gated = sized(a, tokens * m.ffn);
+        let gated = room(a, tokens * m.ffn);
         gate(activation(network), gates, up, gated);
         let sub_norm = block.ffn_sub_norm.and_then(norm_weight);
         down_input.make(gated, m.ffn, sub_norm, weights.rounding);
@@ -246,22 +255,23 @@ impl Pass {
 
         // feed-forward
         back.weight(down, &kept.down_input, m.ffn, dhidden);
-        let dinput = sized(a, tokens * m.ffn);
+        let dinput = room(a, tokens * m.ffn);
         back.input(down, Store::SET, dhidden, dinput);
+        let gated = room(b, tokens * m.ffn);
         if back.lora.is_some() || ffn_sub_norm.is_some() {
-            gate(activation, &kept.gate, &kept.up, sized(b, tokens * m.ffn));
+            gate(activation, &kept.gate, &kept.up, gated);
         }
-        back.low_rank(&[(down, &*dhidden)], b, ffn_sub_norm, dinput);
+        back.low_rank(&[(down, &*dhidden)], gated, ffn_sub_norm, dinput);
         let dgated = match ffn_sub_norm {
             Some(norm) => {
-                let dgated = sized(c, tokens * m.ffn);
-                back.norm(norm, b, dinput, dgated, true);
+                let dgated = room(c, tokens * m.ffn);
+                back.norm(norm, gated, dinput, dgated, true);
                 dgated
             }
             None => dinput,
         };
         gate_backward(activation, &mut kept.gate, &mut kept.up, dgated);
-        let dinput = sized(d, tokens * m.hidden);
+        let dinput = room(d, tokens * m.hidden);
         for (param, dy, store) in [(gate_param, &kept.gate, Store::SET), (up_param, &kept.up, Store::ADD)] {
             back.weight(param, &kept.ffn_input, m.hidden, dy);
             back.input(param, store, dy, dinput);
@@ -271,26 +281,26 @@ impl Pass {
 
         // attention
         back.weight(output, &kept.output_input, queries, dhidden);
-        let dinput = sized(a, tokens * queries);
+        let dinput = room(a, tokens * queries);
         back.input(output, Store::SET, dhidden, dinput);
         back.low_rank(&[(output, &*dhidden)], &kept.attended, attention_sub_norm, dinput);
         let dattended = match attention_sub_norm {
             Some(norm) => {
-                let dattended = sized(b, tokens * queries);
+                let dattended = room(b, tokens * queries);
                 back.norm(norm, &kept.attended, dinput, dattended, true);
                 dattended
             }
             None => dinput,
         };
-        let split = sized(c, tokens * queries);
+        let split = room(c, tokens * queries);
         split_heads(dattended, positions, m.heads, m.head_dim, None, split);
         let (dq, dk, dv) =
-            (sized(d, tokens * queries), sized(e, tokens * keys), sized(&mut kept.attended, tokens * keys));
+            (room(d, tokens * queries), room(e, tokens * keys), sized(&mut kept.attended, tokens * keys));
         attend_backward(shape, &kept.q, &kept.k, &kept.v, split, dq, dk, dv);
-        let dinput = sized(a, tokens * m.hidden);
+        let dinput = room(a, tokens * m.hidden);
         let results = [(query, dq, queries, true), (key, dk, keys, true), (value, dv, keys, false)];
         for (index, (param, split, width, rotated)) in results.into_iter().enumerate() {
-            let dy = sized(b, tokens * width);
+            let dy = room(b, tokens * width);
             join_heads(split, positions, width / m.head_dim, m.head_dim, rotated.then_some(&*rotations), dy);
             back.weight(param, &kept.attention_input, m.hidden, dy);
             back.input(param, if index == 0 { Store::SET } else { Store::ADD }, dy, dinput);

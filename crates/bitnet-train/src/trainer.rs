@@ -174,7 +174,8 @@ impl Trainer {
         let steps = self.recipe.optimizer.steps;
         let mut go_on = true;
         while go_on && self.progress.step < steps && !self.has_stalled() {
-            let event = self.step()?;
+            // on a thread of the pool, which its operations then need not wake first
+            let event = rayon::scope(|_| self.step())?;
             log.write(&event)?;
             go_on = observe(&event);
             let step = self.progress.step;

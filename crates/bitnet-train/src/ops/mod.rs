@@ -41,20 +41,45 @@ fn exp(x: f32) -> f32 {
     y * f32::from_bits((n + (8_388_608.0 + 127.0)).to_bits() << 23)
 }
 
-/// `Σ f(x[0][i], x[1][i], …)` over slices of one length, in sixteen lanes, which compilers make vectors of.
+/// The sum of some values, in sixteen lanes, which compilers make vectors of; so do all of these.
 #[inline(always)]
-pub(crate) fn sum<const N: usize>(x: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f32 {
-    let len = x[0].len();
-    let parts = x.map(|x| x[..len].as_chunks::<16>());
+pub(crate) fn sum(x: &[f32]) -> f32 {
+    let (chunks, rest) = x.as_chunks::<16>();
     let mut lanes = [0.0; 16];
-    for i in 0..len / 16 {
-        let chunks = parts.map(|(chunks, _)| chunks[i]);
+    for chunk in chunks {
         for j in 0..16 {
-            lanes[j] += f(chunks.map(|chunk| chunk[j]));
+            lanes[j] += chunk[j];
         }
     }
-    let rest: f32 = (0..len % 16).map(|i| f(parts.map(|(_, rest)| rest[i]))).sum();
-    lanes.iter().sum::<f32>() + rest
+    lanes.iter().chain(rest).sum()
+}
+
+/// `Σ x y` over the length of `x`.
+#[inline(always)]
+pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
+    let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<16>(), y[..x.len()].as_chunks::<16>());
+    let mut lanes = [0.0; 16];
+    for (x, y) in x.iter().zip(y) {
+        for j in 0..16 {
+            lanes[j] += x[j] * y[j];
+        }
+    }
+    lanes.iter().sum::<f32>() + x_rest.iter().zip(y_rest).map(|(x, y)| x * y).sum::<f32>()
+}
+
+/// `Σ x y z` over the length of `x`.
+#[inline(always)]
+pub(crate) fn triple(x: &[f32], y: &[f32], z: &[f32]) -> f32 {
+    let (y, z) = (&y[..x.len()], &z[..x.len()]);
+    let ((x, x_rest), (y, y_rest), (z, z_rest)) = (x.as_chunks::<16>(), y.as_chunks::<16>(), z.as_chunks::<16>());
+    let mut lanes = [0.0; 16];
+    for ((x, y), z) in x.iter().zip(y).zip(z) {
+        for j in 0..16 {
+            lanes[j] += x[j] * y[j] * z[j];
+        }
+    }
+    let rest = x_rest.iter().zip(y_rest).zip(z_rest).map(|((x, y), z)| x * y * z);
+    lanes.iter().sum::<f32>() + rest.sum::<f32>()
 }
 
 /// The largest of some values.
@@ -87,8 +112,9 @@ pub(crate) mod tests {
     #[test]
     fn reductions() {
         let values: Vec<f32> = (0..37).map(|i| ((i * 7) % 37) as f32).collect();
-        assert_eq!(sum([&values], |[x]| x), 666.0);
-        assert_eq!(sum([&values, &values[..37]], |[x, y]| x - y), 0.0);
+        assert_eq!(sum(&values), 666.0);
+        assert_eq!(super::dot(&values, &values), 16_206.0);
+        assert_eq!(triple(&values, &[2.0; 37], &[0.5; 37]), 666.0);
         assert_eq!(largest(&values), 36.0);
         assert_eq!(largest(&[-2.0, -1.0]), -1.0);
     }

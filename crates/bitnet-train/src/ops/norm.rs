@@ -1,6 +1,6 @@
 //! RMSNorm: `y = x / sqrt(mean(x²) + eps) · weight`.
 
-use super::{rows_per_task, sum};
+use super::{dot, rows_per_task, triple};
 use crate::vectorized::vectorized;
 use rayon::prelude::*;
 
@@ -9,7 +9,7 @@ pub(crate) const EPS: f32 = 1e-5;
 
 #[inline(always)]
 pub(super) fn inverse_rms(x: &[f32]) -> f32 {
-    1.0 / (sum([x], |[x]| x * x) / x.len() as f32 + EPS).sqrt()
+    1.0 / (dot(x, x) / x.len() as f32 + EPS).sqrt()
 }
 
 /// Norms rows of `weight.len()` values.
@@ -52,7 +52,7 @@ pub(crate) fn norm_backward(x: &[f32], weight: &[f32], dy: &[f32], dx: &mut [f32
                         let (dx, x, dy) = (&mut dx[..cols], &x[..cols], &dy[..cols]);
                         let dweight = &mut dweight[..cols];
                         let inverse = inverse_rms(x);
-                        let product = sum([x, weight, dy], |[x, weight, dy]| x * weight * dy);
+                        let product = triple(x, weight, dy);
                         let shrink = inverse * inverse * product / cols as f32;
                         for i in 0..cols {
                             dx[i] += inverse * (dy[i] * weight[i] - x[i] * shrink);
