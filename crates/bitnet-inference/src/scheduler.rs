@@ -28,8 +28,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc as updates;
 
-/// While somebody decodes, prompts get this fraction of a chunk per step: it bounds how much later their tokens come.
-const SHARE_WHILE_DECODING: usize = 4;
+/// Prompt tokens per step, at most: what those who decode, and who comes next, wait for. The matrix unit reads 64 tokens at a time nearly as
+/// fast as 256.
+const PROMPT_STEP: usize = 64;
+
+/// Tokens per step that longer prompts share while a shorter one is read.
+const BESIDE_A_SHORTER_ONE: usize = 8;
 
 /// What a request hears.
 #[derive(Clone, Debug, PartialEq)]
@@ -244,7 +248,7 @@ struct Steps<'e> {
     context: usize,
     /// Sequences per step.
     sequences: usize,
-    /// Prompt tokens per step.
+    /// Prompt tokens that a step has room for, beside one token of every other sequence.
     chunk: usize,
     waiting: VecDeque<Request<'e>>,
     /// Oldest first.
@@ -364,27 +368,19 @@ impl<'e> Steps<'e> {
         }
     }
 
-    /// Decides how far everyone gets in the next step: one token for those who decode, equal shares of what prompts may
-    /// have for the others, and what a short prompt leaves of its share goes to the longer ones.
+    /// Decides how far everyone gets in the next step: one token for those who decode, a share of the step for prompts.
     fn plan(&mut self) {
-        let mut prompts: Vec<&mut Request<'e>> = Vec::new();
-        let mut decoding = false;
+        let mut prompts = Vec::new();
         for request in &mut self.active {
             request.end = request.sequence.tokens().len();
-            match request.missing() {
-                1 => decoding = true,
-                _ => prompts.push(request),
+            if request.missing() > 1 {
+                prompts.push(request);
             }
         }
-        let budget = if decoding { self.chunk / SHARE_WHILE_DECODING } else { self.chunk };
-        let mut left = budget.max(prompts.len()); // nobody stands still
         prompts.sort_by_key(|request| request.missing());
-        let mut sharing = prompts.len();
-        for request in prompts {
-            let share = (left / sharing).min(request.missing());
-            sharing -= 1;
+        let missing: Vec<usize> = prompts.iter().map(|request| request.missing()).collect();
+        for (request, share) in prompts.into_iter().zip(shares(&missing, self.chunk)) {
             request.end = request.sequence.computed() + share;
-            left -= share;
         }
     }
 
@@ -504,6 +500,20 @@ impl<'e> Steps<'e> {
     }
 }
 
+/// How many tokens of each prompt the next step computes, when they lack so many (ascending) and the step has room for `room`, beside one of
+/// each. The one that lacks least goes first, so that a short prompt does not wait for a long one; the others get on too, slowly.
+fn shares(missing: &[usize], room: usize) -> Vec<usize> {
+    let others = missing.len().saturating_sub(1).max(1);
+    let mut room = room;
+    let share = |(place, &missing): (usize, &usize)| {
+        let share = if place == 0 { PROMPT_STEP } else { BESIDE_A_SHORTER_ONE / others };
+        let share = share.min(room).max(1).min(missing); // nobody stands still
+        room = room.saturating_sub(share);
+        share
+    };
+    missing.iter().enumerate().map(share).collect()
+}
+
 /// Chooses the next tokens of a request, as many as were guessed right and one more.
 fn tokens<'l>(request: &mut Request<'_>, rows: impl Iterator<Item = &'l [f32]>, complete: bool, metrics: &Metrics) {
     for (nth, logits) in rows.enumerate() {
@@ -545,5 +555,20 @@ fn token(request: &mut Request<'_>, logits: &[f32], complete: bool, metrics: &Me
     } else if let Some(finished) = finish {
         metrics.finished.fetch_add(1, Relaxed);
         request.send(Ok(finished));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_prompt_that_lacks_least_goes_first() {
+        assert_eq!(shares(&[1900], 256), [64], "a step is short, for whoever comes next");
+        assert_eq!(shares(&[20, 1900], 256), [20, 8]);
+        assert_eq!(shares(&[100, 1900, 2000], 256), [64, 4, 4]);
+        assert_eq!(shares(&[30; 16], 256), [vec![30], vec![1; 15]].concat(), "nobody stands still");
+        assert_eq!(shares(&[20, 30], 8), [8, 1], "a step holds so many, and one more of each other sequence");
+        assert!(shares(&[], 256).is_empty());
     }
 }
