@@ -58,9 +58,9 @@ pub use bitnet_models::export::{Export, ExportOptions};
 pub use bitnet_models::{ChatTemplate, LoadOptions, Message, Tokenizer};
 
 /// How the story model is talked to, as a chat template: it was not trained to chat, so it continues what all messages say,
-/// one after the other.
+/// one after the other, as paragraphs.
 #[cfg(feature = "default-model")]
-pub const STORY_TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}{{ message.content }}{% if not loop.last %}{{ '\n' }}{% endif %}{% endfor %}";
+pub const STORY_TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}{{ message.content }}{% if not loop.last %}{{ '\n\n' }}{% endif %}{% endfor %}";
 
 /// The story model of `assets/`, a GGUF file: about 7 million parameters, English, short simple stories. Whose it is and
 /// how it was made stands in `assets/README.md`.

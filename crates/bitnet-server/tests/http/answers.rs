@@ -42,7 +42,7 @@ fn a_chat_answer_is_that_of_the_library() {
         presence_penalty: 0.1,
         ..Sampling::default()
     };
-    let request = GenerateRequest { sampling, ..GenerateRequest::new("Once upon a time\nthere was a dragon", 40) };
+    let request = GenerateRequest { sampling, ..GenerateRequest::new("Once upon a time\n\nthere was a dragon", 40) };
     let mut expected = String::new();
     let add = &mut |event: &bitnet::TokenEvent| {
         expected.push_str(&event.text);
@@ -240,7 +240,7 @@ fn tokens_templates_models_and_probes() {
 
     let messages = json!([{ "role": "user", "content": "Hi" }, { "role": "assistant", "content": "there" }]);
     let prompt = post(shared(), "/apply-template", &json!({ "messages": messages })).good();
-    assert!(prompt["prompt"].as_str().is_some_and(|text| text.ends_with("Hi\nthere")), "{prompt}");
+    assert!(prompt["prompt"].as_str().is_some_and(|text| text.ends_with("Hi\n\nthere")), "{prompt}");
     let ids = post(shared(), "/tokenize", &json!({ "content": prompt["prompt"] })).good();
     assert_eq!(prompt["tokens"], ids["tokens"]);
 
