@@ -40,6 +40,11 @@ fn text(app: &App) -> String {
     app.models.look(|all| series(app, all))
 }
 
+/// Name, help, and where the value of a model is.
+type Gauge = (&'static str, &'static str, fn(&Metrics) -> usize);
+type Counter = (&'static str, &'static str, fn(&Metrics) -> &AtomicU64);
+type Distribution = (&'static str, &'static str, fn(&Metrics) -> &Histogram);
+
 fn series(app: &App, all: &[Seen<'_>]) -> String {
     let quoted = |name: &str| name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     let mut out = Exposition(String::with_capacity(8192));
@@ -61,14 +66,14 @@ fn series(app: &App, all: &[Seen<'_>]) -> String {
         |model: &Model| if app.models.is_one() { String::new() } else { format!("model=\"{}\"", quoted(&model.name)) };
     let open: Vec<(String, &Metrics)> =
         all.iter().filter_map(|&(_, _, open)| open).map(|model| (label(model), model.scheduler.metrics())).collect();
-    let gauges: [(&str, &str, fn(&Metrics) -> usize); 5] = [
+    let gauges: [Gauge; 5] = [
         ("requests_waiting", "Requests in the queue.", |m| m.waiting.load(Relaxed)),
         ("requests_active", "Requests that steps work on.", |m| m.active.load(Relaxed)),
         ("kv_pages", "KV pages in all.", |m| m.pages),
         ("kv_pages_held", "KV pages held by requests.", |m| m.pages_held.load(Relaxed)),
         ("kv_pages_cached", "KV pages with reusable prefixes.", |m| m.pages_cached.load(Relaxed)),
     ];
-    let counters: [(&str, &str, fn(&Metrics) -> &AtomicU64); 10] = [
+    let counters: [Counter; 10] = [
         ("requests_finished_total", "Requests answered to the end.", |m| &m.finished),
         ("requests_cancelled_total", "Requests whose client went away.", |m| &m.cancelled),
         ("requests_failed_total", "Requests that ended with an error.", |m| &m.failed),
@@ -80,7 +85,7 @@ fn series(app: &App, all: &[Seen<'_>]) -> String {
         ("guessed_tokens_total", "Tokens guessed from the text and computed in advance.", |m| &m.guessed_tokens),
         ("right_tokens_total", "Guessed tokens that were right.", |m| &m.right_tokens),
     ];
-    let histograms: [(&str, &str, fn(&Metrics) -> &Histogram); 4] = [
+    let histograms: [Distribution; 4] = [
         ("batch_size", "Sequences per step.", |m| &m.batch_size),
         ("step_seconds", "Seconds per step.", |m| &m.step_seconds),
         ("first_token_seconds", "Seconds from arrival to first token.", |m| &m.first_token_seconds),
