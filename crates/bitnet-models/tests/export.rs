@@ -158,20 +158,26 @@ fn llama2_c_files_keep_their_values() {
 }
 
 #[test]
-fn the_embedded_model_is_what_export_makes() {
+fn master_weights_and_tokenizer_become_one_file() {
     let Some(dir) = shared("data/models/tiny-ternary-stories") else { return };
-    let asset = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/default.gguf");
     let out = tempfile::tempdir().unwrap();
-    let output = out.path().join("default.gguf");
+    let output = out.path().join("stories.gguf");
     let input = open(&dir);
     assert_eq!(export(&input, I2S, &output), Ok(true));
-    assert!(std::fs::read(&output).unwrap() == std::fs::read(&asset).unwrap(), "make assets/default.gguf anew");
-    assert_same_logits(&input, &asset);
-    // and with its tokenizer inside
+    assert_same_logits(&input, &output);
     let how = bitnet_models::Encoding { bos: None, special: false };
     let text = "Once upon a time, there was a \u{201c}cat\u{201d} \u{1f431}.\n\nIt   had 12 toys.";
     let ids = |checkpoint: &Checkpoint| Tokenizer::from_checkpoint(checkpoint).unwrap().encode(text, how).unwrap();
-    assert_eq!(ids(&open(&asset)), ids(&input));
+    assert_eq!(ids(&open(&output)), ids(&input));
+}
+
+#[test]
+fn the_embedded_model_survives_another_export() {
+    let asset = open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/default.gguf"));
+    let out = tempfile::tempdir().unwrap();
+    let output = out.path().join("default.gguf");
+    assert_eq!(export(&asset, I2S, &output), Ok(true));
+    assert_same_logits(&asset, &output);
 }
 
 #[test]
