@@ -30,7 +30,7 @@ pub(crate) struct ServiceArgs {
     /// Tokens of the KV cache that all requests share [default: twice the context]
     #[arg(long, value_name = "N", value_parser = positive)]
     kv_tokens: Option<usize>,
-    /// Prompt tokens that are read between two tokens of an answer, at most [default: 256]
+    /// Prompt tokens that are read between two tokens of an answer, at most; of one prompt never more than 64 [default: 256]
     #[arg(long, value_name = "N", value_parser = positive)]
     chunk: Option<usize>,
 }
