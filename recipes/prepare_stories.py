@@ -27,7 +27,8 @@ def read(path):
 
 
 def write(path, documents):
-    text = "".join(f"{document}\n{END}\n" for document in documents if document)
+    documents = [document for document in documents if document]
+    text = "".join(f"{document}\n{END}\n" for document in documents)
     with open(path, "wb") as file, gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
         packed.write(text.encode("utf-8"))
     print(f"{path}: {len(documents)} documents, {len(text.encode('utf-8'))} bytes")

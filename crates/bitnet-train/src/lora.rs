@@ -2,6 +2,7 @@
 //! forwards as the engine does.
 
 use crate::network::{Network, Param};
+use crate::ops::dot;
 use crate::random::Random;
 use crate::vectorized::vectorized;
 use crate::{LoraRecipe, TrainError};
@@ -151,11 +152,6 @@ impl LowRank<'_> {
             );
         });
     }
-}
-
-#[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    crate::ops::dot(a, b)
 }
 
 #[inline(always)]

@@ -231,20 +231,22 @@ fn those_who_go_away_while_they_wait_leave_nothing_behind() {
     text(&ask(address, "two", 5));
 }
 
+/// The second model, which is opened when the gate is.
+fn named_behind(gate: &Arc<AtomicBool>) -> NamedModel {
+    let gate = Arc::clone(gate);
+    let wait_and_open = move || {
+        while !gate.load(SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(Opened { engine: open(1).into(), template: None })
+    };
+    NamedModel { open: Box::new(wait_and_open), ..named(1) }
+}
+
 #[test]
 fn the_queue_and_the_time_limit_hold_for_those_who_wait() {
     let gate = Arc::new(AtomicBool::new(false));
-    let slow = {
-        let gate = Arc::clone(&gate);
-        let mut model = named(1);
-        model.open = Box::new(move || {
-            while !gate.load(SeqCst) {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            Ok(Opened { engine: open(1).into(), template: None })
-        });
-        model
-    };
+    let slow = named_behind(&gate);
     let limits = ServerOptions { queue: 1, time_limit: Duration::from_secs(5), ..ServerOptions::new("") };
     let server = Running::of(bind(vec![named(0), slow], 2 * BYTES, limits).expect("a server"));
     let address = server.address;
@@ -266,14 +268,7 @@ fn the_queue_and_the_time_limit_hold_for_those_who_wait() {
 #[test]
 fn others_answer_while_one_is_opened() {
     let gate = Arc::new(AtomicBool::new(false));
-    let waits = Arc::clone(&gate);
-    let mut slow = named(1);
-    slow.open = Box::new(move || {
-        while !waits.load(SeqCst) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(Opened { engine: open(1).into(), template: None })
-    });
+    let slow = named_behind(&gate);
     let server = Running::of(bind(vec![named(0), slow], 2 * BYTES, ServerOptions::new("")).expect("a server"));
     text(&ask(server.address, "one", 5));
     let waits = send(server.address, "POST", "/v1/completions", &[], body("two", 5).to_string().as_bytes());
