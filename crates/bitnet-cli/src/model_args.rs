@@ -51,6 +51,25 @@ pub(crate) struct KvArgs {
     pub(crate) format: KvFormat,
 }
 
+/// A model that guesses for another.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct DraftArgs {
+    /// Smaller model with the same vocabulary that guesses ahead what the model then checks: the same text, sooner where
+    /// it guesses well
+    #[arg(long, value_name = "PATH", value_parser = pulled(), help_heading = "Model")]
+    pub(crate) draft: Option<PathBuf>,
+    /// Tokens that it guesses at a time, 1 to 8 [default: as many as pay]
+    #[arg(long, value_name = "N", value_parser = positive, help_heading = "Model")]
+    draft_tokens: Option<usize>,
+}
+
+impl DraftArgs {
+    /// The options with this draft model.
+    pub(crate) fn beside(&self, options: EngineOptions) -> EngineOptions {
+        EngineOptions { draft: self.draft.clone(), draft_tokens: self.draft_tokens, ..options }
+    }
+}
+
 /// Everything needed to run a model.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ModelArgs {
@@ -239,6 +258,11 @@ impl ModelArgs {
     pub(crate) fn engine(&self, console: &Console) -> anyhow::Result<Engine> {
         load_engine(&self.path, &self.load, self.options(), console)
     }
+
+    /// Loads the model and its draft model.
+    pub(crate) fn engine_with(&self, draft: &DraftArgs, console: &Console) -> anyhow::Result<Engine> {
+        load_engine(&self.path, &self.load, draft.beside(self.options()), console)
+    }
 }
 
 /// Loads a model and passes on what it has to say about its file.
@@ -263,6 +287,8 @@ pub(crate) fn engine_of(
     let tokenizer = engine.tokenizer().map_or(&[][..], Tokenizer::notes);
     engine.tracker().into_iter().for_each(|tracker| perf_track::keep(tracker, engine.load_time()));
     engine.model().notes().iter().chain(tokenizer).for_each(|note| console.note(note));
+    let draft = engine.draft().map_or(&[][..], |draft| draft.model().notes());
+    draft.iter().for_each(|note| console.note(format!("draft model: {note}")));
     Ok(engine)
 }
 

@@ -2,10 +2,10 @@
 
 use crate::chat_prompt;
 use crate::console::Console;
-use crate::model_args::{LoadArgs, ModelArgs, ModelPath, engine_of, found, positive};
+use crate::model_args::{DraftArgs, LoadArgs, ModelArgs, ModelPath, engine_of, found, positive};
 use anyhow::Context;
 use bitnet::kernels::PAGE_LEN;
-use bitnet::models::{Config, MemoryPlan};
+use bitnet::models::Config;
 use bitnet::{ChatTemplate, Engine, EngineOptions, Tokenizer};
 use bitnet_server::{NamedModel, Opened};
 use clap::Args;
@@ -18,6 +18,8 @@ use std::sync::Arc;
 pub(crate) struct ServiceArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    draft: DraftArgs,
     /// Name of the model in requests and answers [default: its file name]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -66,7 +68,7 @@ impl ServiceArgs {
     }
 
     fn options(&self, config: &Config) -> anyhow::Result<EngineOptions> {
-        let mut options = self.model.options();
+        let mut options = self.draft.beside(self.model.options());
         options.sequences = Some(self.parallel);
         options.chunk = self.chunk;
         let context = options.working_shape(config.context)?.0;
@@ -75,11 +77,13 @@ impl ServiceArgs {
         Ok(EngineOptions { kv_pages: Some(kv_tokens.div_ceil(PAGE_LEN).saturating_add(1)), ..options })
     }
 
-    /// The same for another model. What is said about one file (tokenizer, side-car, layout, template, name) is the first's.
+    /// The same for another model. What is said about one file (tokenizer, side-car, draft, layout, template,
+    /// name) is the first's.
     pub(crate) fn also(&self, Also { name, path }: &Also) -> Self {
         let mut other = self.clone();
         other.model.path = ModelPath { model: Some(path.clone()), tokenizer: None };
         other.model.lora = None;
+        other.draft = DraftArgs::default();
         other.model.load = LoadArgs::default();
         (other.name, other.template) = (name.clone(), None);
         other
@@ -93,7 +97,7 @@ impl ServiceArgs {
             let config = Config::read(&checkpoint, &self.model.options().load)?.0;
             let options = self.options(&config)?;
             let (context, shape) = options.working_shape(config.context)?;
-            let plan = MemoryPlan::of(&checkpoint, &options.load, shape)?;
+            let plan = options.plan(&checkpoint)?;
             let tokenizer = match &options.tokenizer {
                 Some(path) => Some(Tokenizer::open(path)?),
                 None => Tokenizer::from_checkpoint(&checkpoint).ok(), // without one it computes ids

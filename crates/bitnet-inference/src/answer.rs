@@ -1,6 +1,7 @@
 //! One answer in the making: from logits to tokens, text and the reason to end. Sessions and the scheduler both drive it.
 
 use crate::grammar::Constraint;
+use crate::proposer::Proposer;
 use crate::sampler::{self, Sampler, logprobs};
 use crate::sequence::Sequence;
 use crate::stop::StopTexts;
@@ -116,6 +117,18 @@ impl<'e> Answer<'e> {
     /// Why it ended; `None` while it goes on.
     pub(crate) fn finish(&self) -> Option<FinishReason> {
         self.finish
+    }
+
+    /// How many more tokens it may have.
+    pub(crate) fn left(&self) -> usize {
+        self.max_tokens.saturating_sub(self.usage.new_tokens)
+    }
+
+    /// Notes a guess of the draft model.
+    pub(crate) fn drafted(&mut self, proposer: &Proposer) {
+        if proposer.by_draft {
+            self.usage.drafted_tokens += proposer.guess.len();
+        }
     }
 
     /// The tokens to forget before the next one, when there are `len` and the context is full.

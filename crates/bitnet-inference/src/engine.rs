@@ -1,14 +1,16 @@
 //! The engine: a model, its tokenizer and the pool of KV pages.
 
+use crate::draft::{self, Draft};
 use crate::evaluation::Evaluation;
 use crate::grammar::Grammars;
 use crate::pages::{PagePool, PageUse};
+use crate::proposer::MOST;
 use crate::sequence::Sequence;
 use crate::tracking::{PerfTrack, Phase, TrackReport, Tracked, Tracker};
 use crate::{FinishReason, GenerateRequest, InferenceError, Prompt, Sampling, Session, TokenEvent, Usage};
 use bitnet_formats::Checkpoint;
 use bitnet_kernels::{Batch, Computed, Cpu, CpuOptions, KvFormat, PAGE_LEN, Top, Wanted};
-use bitnet_models::{Encoding, LoadOptions, MemoryPlan, Model, Pooling, State, StateShape, Tokenizer};
+use bitnet_models::{Config, Encoding, LoadOptions, MemoryPlan, Model, Pooling, State, StateShape, Tokenizer};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -44,6 +46,12 @@ pub struct EngineOptions {
     pub tokenizer: Option<PathBuf>,
     /// How weights are read.
     pub load: LoadOptions,
+    /// A smaller model with the same vocabulary, which guesses the next tokens: the model checks several of them in one step.
+    /// What it says is the same with and without.
+    pub draft: Option<PathBuf>,
+    /// Tokens that the draft model guesses at a time, 1 to 8; `None` = as many as pay, by how often they are right and how long
+    /// a step of each model takes.
+    pub draft_tokens: Option<usize>,
     /// Times every operation ([`Engine::tracker`]), as `BITNET_PERF_TRACK` asks of all engines.
     pub track: bool,
 }
@@ -63,15 +71,35 @@ impl EngineOptions {
         check_range("sequences", sequences)?;
         check_range("chunk", chunk)?;
         check_range("kv_pages", kv_pages)?;
+        if let Some(tokens) = self.draft_tokens {
+            let refuse = |reason| Err(InferenceError::Option { option: "draft_tokens", reason });
+            match self.draft {
+                None => return refuse("there is no draft model to guess them".into()),
+                Some(_) if !(1..=MOST).contains(&tokens) => {
+                    return refuse(format!("{tokens} is not between 1 and {MOST}"));
+                }
+                Some(_) => {}
+            }
+        }
+        // a guess is checked whole even if there is but one sequence
+        let max_logits = if self.draft.is_some() { sequences.max(1 + MOST) } else { sequences };
         Ok((
             context,
-            StateShape {
-                max_tokens: chunk + sequences - 1,
-                max_logits: sequences,
-                kv_pages,
-                kv_format: self.kv_format,
-            },
+            StateShape { max_tokens: chunk + max_logits - 1, max_logits, kv_pages, kv_format: self.kv_format },
         ))
+    }
+
+    /// Bytes that an engine on this checkpoint will take with these options, its draft model included.
+    ///
+    /// # Errors
+    /// As for [`Engine::from_checkpoint`], except for what only loading can notice.
+    pub fn plan(&self, checkpoint: &Checkpoint) -> Result<MemoryPlan, InferenceError> {
+        let (context, shape) = self.working_shape(Config::read(checkpoint, &self.load)?.0.context)?;
+        let plan = MemoryPlan::of(checkpoint, &self.load, shape)?;
+        let Some(path) = &self.draft else { return Ok(plan) };
+        let checkpoint = Checkpoint::open(path)?;
+        let config = Config::read(&checkpoint, &LoadOptions::default())?.0;
+        Ok(plan + draft::options(self, context, shape.kv_pages, &config).plan(&checkpoint)?)
     }
 }
 
@@ -81,6 +109,8 @@ pub struct Engine {
     tokenizer: Result<Tokenizer, String>,
     shape: StateShape,
     context: usize,
+    sequences: usize,
+    draft: Option<Box<Draft>>,
     load_time: Duration,
     grammars: OnceLock<Result<Grammars, String>>,
     working: Mutex<Working>,
@@ -139,12 +169,22 @@ impl Engine {
     /// As for [`open`](Self::open).
     pub fn from_checkpoint(checkpoint: &Checkpoint, options: EngineOptions) -> Result<Self, InferenceError> {
         let start = Instant::now();
+        let track = options.track || PerfTrack::from_env()?.is_on();
+        let mut engine = Self::load(checkpoint, &options, track)?;
+        if let Some(path) = &options.draft {
+            engine.draft = Some(Box::new(Draft::open(path, &engine, &options)?));
+        }
+        engine.load_time = start.elapsed();
+        Ok(engine)
+    }
+
+    /// Without a draft model.
+    pub(crate) fn load(checkpoint: &Checkpoint, options: &EngineOptions, track: bool) -> Result<Self, InferenceError> {
         let mut cpu = CpuOptions::from_env()?;
         cpu.threads = options.threads.or(cpu.threads);
         if let Some(isa) = &options.isa {
             cpu.isa = Some(isa.parse()?);
         }
-        let track = options.track || PerfTrack::from_env()?.is_on();
         let load_tokenizer = || match &options.tokenizer {
             Some(path) => Tokenizer::open(path),
             None => Tokenizer::from_checkpoint(checkpoint),
@@ -180,7 +220,17 @@ impl Engine {
             ),
         };
         let working = Mutex::new(working);
-        Ok(Engine { model, tokenizer, shape, context, load_time: start.elapsed(), grammars: OnceLock::new(), working })
+        Ok(Engine {
+            model,
+            tokenizer,
+            shape,
+            context,
+            sequences: options.sequences.unwrap_or(1),
+            draft: None,
+            load_time: Duration::ZERO,
+            grammars: OnceLock::new(),
+            working,
+        })
     }
 
     /// The answer to a prompt, at once: [`Sampling::default`] with the seed of the environment variable `BITNET_SEED`,
@@ -311,9 +361,24 @@ impl Engine {
         self.context
     }
 
-    /// Bytes that this engine was planned to need.
+    /// Sequences that a [`Scheduler`](crate::Scheduler) computes together.
+    pub fn sequences(&self) -> usize {
+        self.sequences
+    }
+
+    /// The engine of the draft model, if there is one ([`EngineOptions::draft`]).
+    pub fn draft(&self) -> Option<&Engine> {
+        self.draft.as_ref().map(|draft| &draft.engine)
+    }
+
+    pub(crate) fn drafting(&self) -> Option<&Draft> {
+        self.draft.as_deref()
+    }
+
+    /// Bytes that this engine was planned to need, its draft model included.
     pub fn plan(&self) -> MemoryPlan {
-        self.model.plan(self.shape)
+        let plan = self.model.plan(self.shape);
+        self.draft().map_or(plan, |draft| plan + draft.plan())
     }
 
     /// How long opening took.
@@ -386,6 +451,7 @@ impl Engine {
         wanted: Wanted<'_>,
         logits: &mut [f32],
     ) -> Result<Computed, InferenceError> {
+        let begin = Instant::now();
         let working = &mut *self.working();
         let lengths = || runs.iter().map(|run| run.end - run.sequence.computed());
         let decoding = runs.iter().zip(lengths()).all(|(run, length)| length == run.logits);
@@ -402,6 +468,9 @@ impl Engine {
         }
         for run in runs {
             run.sequence.advance(run.end, &mut working.pool);
+        }
+        if let Some(draft) = self.draft.as_ref().filter(|_| decoding) {
+            draft.model_took(begin.elapsed());
         }
         Ok(computed)
     }

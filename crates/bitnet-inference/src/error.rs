@@ -3,6 +3,7 @@
 use bitnet_formats::FormatError;
 use bitnet_kernels::KernelError;
 use bitnet_models::ModelError;
+use std::path::PathBuf;
 
 /// Errors of loading and generating.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,14 @@ pub enum InferenceError {
     Option {
         /// Name of the option.
         option: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The draft model does not fit the model.
+    #[error("{} cannot be the draft model: {reason}; a draft needs the vocabulary of the model that it guesses for", path.display())]
+    Draft {
+        /// Its file.
+        path: PathBuf,
         /// What is wrong.
         reason: String,
     },

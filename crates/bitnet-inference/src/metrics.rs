@@ -35,6 +35,10 @@ pub struct Metrics {
     pub guessed_tokens: AtomicU64,
     /// Of these, right: tokens generated without a step of their own.
     pub right_tokens: AtomicU64,
+    /// Tokens guessed by the draft model, and computed in advance.
+    pub drafted_tokens: AtomicU64,
+    /// Of these, right: tokens generated without a step of their own.
+    pub drafted_right_tokens: AtomicU64,
     /// Sequences per step.
     pub batch_size: Histogram,
     /// Seconds per step.
@@ -66,6 +70,8 @@ impl Metrics {
             new_tokens: AtomicU64::new(0),
             guessed_tokens: AtomicU64::new(0),
             right_tokens: AtomicU64::new(0),
+            drafted_tokens: AtomicU64::new(0),
+            drafted_right_tokens: AtomicU64::new(0),
             batch_size: Histogram::new(SEQUENCES),
             step_seconds: Histogram::new(SECONDS),
             first_token_seconds: Histogram::new(SECONDS),

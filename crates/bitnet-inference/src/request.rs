@@ -212,4 +212,8 @@ pub struct Usage {
     pub prompt_time: Duration,
     /// Making the new tokens.
     pub decode_time: Duration,
+    /// Tokens that the draft model guessed.
+    pub drafted_tokens: usize,
+    /// Of these, right, and taken without a step of their own.
+    pub drafted_right: usize,
 }

@@ -146,7 +146,7 @@ fn is_plain(s: &Sampling) -> bool {
 }
 
 /// The largest logit; of equal ones the lowest id.
-fn argmax(logits: &[f32]) -> Option<u32> {
+pub(crate) fn argmax(logits: &[f32]) -> Option<u32> {
     let (&first, rest) = logits.split_first()?;
     let mut best = (first, 0);
     for (&logit, id) in rest.iter().zip(1u32..) {

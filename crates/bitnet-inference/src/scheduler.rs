@@ -9,14 +9,13 @@
 //! computed again later, to the same tokens. The oldest request never gives way and fits into the pool alone, so there is
 //! always one that gets on.
 //!
-//! While a step has room for more sequences than there are, those who decode guess how their text goes on (`lookup.rs`), and
-//! have the guess computed with their last token. Every token is chosen as it would have been without: from the same
-//! logits, one after the other, up to the first that was guessed wrong.
+//! While a step has room for more rows than there are sequences, those who decode guess how their text goes on (`proposer.rs`), and
+//! have the guess computed with their last token.
 
 use crate::answer::{self, Answer};
 use crate::engine::Run;
 use crate::grammar::Constraint;
-use crate::lookup::Lookup;
+use crate::proposer::{Asking, Proposer};
 use crate::sequence::Sequence;
 use crate::{Engine, FinishReason, GenerateRequest, InferenceError, Metrics, TokenEvent, Usage};
 use bitnet_kernels::{PAGE_LEN, Wanted};
@@ -216,9 +215,8 @@ struct Request<'e> {
     last: Option<Instant>,
     /// How far the next step gets.
     end: usize,
-    lookup: Lookup,
-    /// At the end of the sequence during a step.
-    guess: Vec<u32>,
+    /// Its guess stands at the end of the sequence during a step.
+    proposer: Proposer,
     /// To be removed after the step.
     done: bool,
 }
@@ -248,6 +246,8 @@ struct Steps<'e> {
     context: usize,
     /// Sequences per step.
     sequences: usize,
+    /// Tokens per step of which the logits are wanted.
+    rows: usize,
     /// Prompt tokens that a step has room for, beside one token of every other sequence.
     chunk: usize,
     waiting: VecDeque<Request<'e>>,
@@ -264,10 +264,11 @@ impl<'e> Steps<'e> {
             engine,
             metrics,
             context,
-            sequences: shape.max_logits,
+            sequences: engine.sequences(),
+            rows: shape.max_logits,
             chunk: shape.max_tokens + 1 - shape.max_logits,
             waiting: VecDeque::new(),
-            active: Vec::with_capacity(shape.max_logits),
+            active: Vec::with_capacity(engine.sequences()),
             logits: vec![0.0; shape.max_logits * engine.model().config().vocab],
         }
     }
@@ -319,8 +320,7 @@ impl<'e> Steps<'e> {
             admitted: None,
             last: None,
             end: 0,
-            lookup: Lookup::new(),
-            guess: Vec::new(),
+            proposer: Proposer::new(),
             done: false,
         });
     }
@@ -400,6 +400,7 @@ impl<'e> Steps<'e> {
                 Err(_) => {
                     let Some(mut youngest) = self.active.pop() else { return };
                     self.engine.with_pool(|pool| youngest.sequence.suspend(pool));
+                    youngest.proposer.suspend(self.engine);
                     self.metrics.waiting.fetch_add(1, Relaxed);
                     self.metrics.preempted.fetch_add(1, Relaxed);
                     self.waiting.push_front(youngest);
@@ -410,23 +411,22 @@ impl<'e> Steps<'e> {
 
     /// Fills free rows of the step with guesses of those who decode, unless prompts are read.
     fn guess(&mut self) {
-        self.active.iter_mut().for_each(|request| request.guess.clear());
-        let mut free = self.sequences - self.active.len();
-        if self.active.iter().any(|request| request.missing() != 1) {
-            return;
+        let Steps { engine, metrics, context, rows, active, .. } = self;
+        let free = *rows - active.len();
+        let decoding = active.iter().all(|request| request.missing() == 1);
+        let ask = active
+            .iter_mut()
+            .map(|Request { proposer, sequence, answer, .. }| Asking::new(proposer, sequence, *context, answer.left()));
+        let mut asking: Vec<_> = ask.collect();
+        if decoding {
+            engine.guess(&mut asking, free);
         }
-        for request in &mut self.active {
-            let Request { sequence, lookup, guess, end, .. } = request;
-            // inside of the page that is there, and not to its end: full pages are for all to see
-            let room =
-                (sequence.pages().len() * PAGE_LEN).min(self.context).saturating_sub(sequence.tokens().len() + 1);
-            if free > 0 {
-                guess.extend_from_slice(lookup.guess(sequence.tokens(), room.min(free)));
-            }
-            guess.iter().for_each(|&id| sequence.push(id));
-            *end += guess.len();
-            free -= guess.len();
-            self.metrics.guessed_tokens.fetch_add(guess.len() as u64, Relaxed);
+        for Request { sequence, answer, proposer, end, .. } in active {
+            proposer.guess.iter().for_each(|&id| sequence.push(id));
+            *end += proposer.guess.len();
+            answer.drafted(proposer);
+            let guessed = if proposer.by_draft { &metrics.drafted_tokens } else { &metrics.guessed_tokens };
+            guessed.fetch_add(proposer.guess.len() as u64, Relaxed);
         }
     }
 
@@ -435,11 +435,11 @@ impl<'e> Steps<'e> {
             return;
         }
         let start = Instant::now();
-        let mut wanted = Some(Vec::with_capacity(self.sequences));
+        let mut wanted = Some(Vec::with_capacity(self.rows));
         let mut runs = Vec::with_capacity(self.active.len());
         let mut rows = Vec::with_capacity(self.active.len());
-        for Request { sequence, answer, end, guess, .. } in &mut self.active {
-            let logits = if *end == sequence.tokens().len() { 1 + guess.len() } else { 0 };
+        for Request { sequence, answer, end, proposer, .. } in &mut self.active {
+            let logits = if *end == sequence.tokens().len() { 1 + proposer.guess.len() } else { 0 };
             if logits > 0 {
                 // what is wanted after a token is also wanted before it
                 let top = answer.wanted(sequence.tokens());
@@ -456,8 +456,8 @@ impl<'e> Steps<'e> {
             _ => Wanted::All,
         };
         let computed = self.engine.step_together(&mut runs, wanted, &mut self.logits);
-        for Request { sequence, guess, .. } in &mut self.active {
-            sequence.take_back(guess.len());
+        for Request { sequence, proposer, .. } in &mut self.active {
+            sequence.take_back(proposer.guess.len());
         }
         let computed = match computed {
             Ok(computed) => computed,
@@ -479,13 +479,14 @@ impl<'e> Steps<'e> {
             logits = rest;
             tokens(request, own.chunks_exact(vocab), computed.complete, self.metrics);
         }
-        let guessing = self.active.iter_mut().filter(|request| !request.guess.is_empty());
+        let guessing = self.active.iter_mut().filter(|request| !request.proposer.guess.is_empty());
         self.engine.with_pool(|pool| guessing.for_each(|request| request.sequence.settle(pool)));
     }
 
     /// Gives back the pages of those who are done.
     fn remove_done(&mut self) {
         let Steps { engine, metrics, active, .. } = self;
+        active.iter_mut().filter(|request| request.done).for_each(|request| request.proposer.suspend(engine));
         engine.with_pool(|pool| {
             active.retain_mut(|request| {
                 if request.done {
@@ -519,11 +520,15 @@ fn tokens<'l>(request: &mut Request<'_>, rows: impl Iterator<Item = &'l [f32]>, 
     for (nth, logits) in rows.enumerate() {
         token(request, logits, complete, metrics);
         let Some(&id) = request.sequence.tokens().last() else { return };
-        request.lookup.came(id);
-        if request.done || request.guess.get(nth) != Some(&id) {
+        if !request.proposer.came(nth, id) || request.done {
             return;
         }
-        metrics.right_tokens.fetch_add(1, Relaxed);
+        if request.proposer.by_draft {
+            request.answer.usage.drafted_right += 1;
+            metrics.drafted_right_tokens.fetch_add(1, Relaxed);
+        } else {
+            metrics.right_tokens.fetch_add(1, Relaxed);
+        }
     }
 }
 

@@ -89,6 +89,20 @@ impl MemoryPlan {
     }
 }
 
+/// Of two models together.
+impl std::ops::Add for MemoryPlan {
+    type Output = MemoryPlan;
+
+    fn add(self, other: MemoryPlan) -> MemoryPlan {
+        MemoryPlan {
+            mapped_weights: self.mapped_weights.saturating_add(other.mapped_weights),
+            owned_weights: self.owned_weights.saturating_add(other.owned_weights),
+            kv: self.kv.saturating_add(other.kv),
+            activations: self.activations.saturating_add(other.activations),
+        }
+    }
+}
+
 /// Bytes of one int8 row on the CPU: codes padded to 256 columns and a cache line, a scale, a sum, and a sum per 32 columns.
 fn int8_row(cols: usize) -> usize {
     let padded = cols.saturating_add(255) / 256 * 256 + 64;

@@ -73,7 +73,7 @@ fn series(app: &App, all: &[Seen<'_>]) -> String {
         ("kv_pages_held", "KV pages held by requests.", |m| m.pages_held.load(Relaxed)),
         ("kv_pages_cached", "KV pages with reusable prefixes.", |m| m.pages_cached.load(Relaxed)),
     ];
-    let counters: [Counter; 10] = [
+    let counters: [Counter; 12] = [
         ("requests_finished_total", "Requests answered to the end.", |m| &m.finished),
         ("requests_cancelled_total", "Requests whose client went away.", |m| &m.cancelled),
         ("requests_failed_total", "Requests that ended with an error.", |m| &m.failed),
@@ -84,6 +84,8 @@ fn series(app: &App, all: &[Seen<'_>]) -> String {
         ("new_tokens_total", "Tokens generated.", |m| &m.new_tokens),
         ("guessed_tokens_total", "Tokens guessed from the text and computed in advance.", |m| &m.guessed_tokens),
         ("right_tokens_total", "Guessed tokens that were right.", |m| &m.right_tokens),
+        ("drafted_tokens_total", "Tokens guessed by the draft model and computed in advance.", |m| &m.drafted_tokens),
+        ("drafted_right_tokens_total", "Drafted tokens that were right.", |m| &m.drafted_right_tokens),
     ];
     let histograms: [Distribution; 4] = [
         ("batch_size", "Sequences per step.", |m| &m.batch_size),

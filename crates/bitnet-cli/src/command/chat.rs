@@ -7,7 +7,7 @@ use crate::command::explain_prompt::read_messages;
 use crate::command::run::statistics;
 use crate::console::Console;
 use crate::interrupt::Watch;
-use crate::model_args::ModelArgs;
+use crate::model_args::{DraftArgs, ModelArgs};
 use crate::sampling_args::SamplingArgs;
 use anyhow::Context;
 use bitnet::{Engine, GenerateRequest, Message, Prompt, Sampling, Session};
@@ -31,6 +31,8 @@ pub(crate) struct ChatArgs {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
+    draft: DraftArgs,
+    #[command(flatten)]
     template: TemplateArgs,
     /// At most this many new tokens per answer [default: what the context has room for]
     #[arg(long, short = 'n', value_name = "N")]
@@ -43,7 +45,7 @@ pub(crate) struct ChatArgs {
 }
 
 pub(crate) fn run(args: &ChatArgs, console: &Console) -> anyhow::Result<()> {
-    let engine = args.model.engine(console)?;
+    let engine = args.model.engine_with(&args.draft, console)?;
     let tokenizer = engine.require_tokenizer()?;
     let mut chat = Chat {
         prompt: ChatPrompt::new(tokenizer, &args.template)?,

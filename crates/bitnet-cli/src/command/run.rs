@@ -3,7 +3,7 @@
 use crate::console::Console;
 use crate::failure::Interrupted;
 use crate::interrupt::Watch;
-use crate::model_args::{ModelArgs, positive};
+use crate::model_args::{DraftArgs, ModelArgs, positive};
 use crate::numbers;
 use crate::sampling_args::SamplingArgs;
 use crate::text_input;
@@ -19,6 +19,8 @@ pub(crate) struct RunArgs {
     prompt: Option<String>,
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    draft: DraftArgs,
     /// At most this many new tokens
     #[arg(long, short = 'n', value_name = "N", default_value_t = 256)]
     max_tokens: usize,
@@ -52,7 +54,7 @@ pub(crate) fn run(args: &RunArgs, console: &Console) -> anyhow::Result<()> {
     if args.prompt.as_deref().is_none_or(|p| p == "-") {
         prompt = text_input::without_final_newline(prompt);
     }
-    let engine = args.model.engine(console)?;
+    let engine = args.model.engine_with(&args.draft, console)?;
     let mut request = GenerateRequest::new(prompt, args.max_tokens);
     request.special = args.special;
     request.bos = args.no_bos.then_some(false);
@@ -110,6 +112,10 @@ fn report(
         "time_to_first_token_seconds": events.first().map(|e| e.elapsed.as_secs_f64()),
         "decode_tokens_per_second": numbers::rate(usage.new_tokens, usage.decode_time),
     });
+    if args.draft.draft.is_some() {
+        report["drafted_tokens"] = usage.drafted_tokens.into();
+        report["drafted_right"] = usage.drafted_right.into();
+    }
     if args.logprobs.is_some() {
         let per_token = |e: &TokenEvent| {
             let top: Vec<_> = e.top.iter().map(|t| json!({ "id": t.id, "logprob": t.logprob })).collect();
@@ -143,7 +149,10 @@ pub(crate) fn statistics(usage: &Usage, reason: Option<FinishReason>, seed: Opti
         prompt += &format!(", {} cached,", usage.cached_tokens);
     }
     let prompt = part(prompt, read, usage.prompt_time);
-    let new = part(numbers::count(usage.new_tokens, "new token"), usage.new_tokens, usage.decode_time);
+    let mut new = part(numbers::count(usage.new_tokens, "new token"), usage.new_tokens, usage.decode_time);
+    if usage.drafted_tokens > 0 {
+        new += &format!(", {} of {} drafted right", usage.drafted_right, usage.drafted_tokens);
+    }
     let ended = reason.map_or_else(|| "interrupted".to_owned(), |reason| reason.to_string());
     let seed = seed.map(|s| format!("; seed {s}")).unwrap_or_default();
     format!("[{prompt}; {new}; {ended}{seed}]")

@@ -17,7 +17,8 @@ pub const KV_HEADS: usize = 2;
 pub const VOCAB: usize = 258 + MERGES.len();
 pub const BOS: u32 = 256;
 pub const EOS: u32 = 257;
-const MERGES: [&str; 6] = ["t h", "th e", "Ġ the", "a n", "i n", "Ġ a"];
+const MERGES: [&str; 6] = ["t h", "th e", "Ġ the", "a n", "i n", LAST_MERGE];
+const LAST_MERGE: &str = "Ġ a";
 
 /// What to put into the file.
 #[derive(Clone, Copy)]
@@ -25,6 +26,10 @@ pub struct Tiny {
     pub context: u32,
     pub tokenizer: bool,
     pub weights: Weights,
+    /// Of the random weights.
+    pub seed: u64,
+    /// The last token of the vocabulary, as the two that it is made of.
+    pub last_merge: &'static str,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -36,7 +41,8 @@ pub enum Weights {
     Zero,
 }
 
-pub const TINY: Tiny = Tiny { context: 512, tokenizer: true, weights: Weights::Random };
+pub const TINY: Tiny =
+    Tiny { context: 512, tokenizer: true, weights: Weights::Random, seed: 1, last_merge: LAST_MERGE };
 
 impl Tiny {
     /// Writes the file into `folder`.
@@ -75,14 +81,15 @@ impl Tiny {
         }
         let mut tokens: Vec<String> = (0..=255).map(|byte| byte_level(byte).to_string()).collect();
         tokens.extend(["<|begin|>".to_string(), "<|endoftext|>".to_string()]);
-        tokens.extend(MERGES.map(|merge| merge.replace(' ', "")));
+        let merges = MERGES.map(|merge| if merge == LAST_MERGE { self.last_merge } else { merge });
+        tokens.extend(merges.map(|merge| merge.replace(' ', "")));
         let types: Vec<i32> = (0..tokens.len()).map(|i| if i == 256 || i == 257 { 3 } else { 1 }).collect();
         let strings = |list: Vec<String>| Value::Array(Array::String(StringArray::new(list).expect("strings")));
         m.set("tokenizer.ggml.model", Value::String("gpt2".into()));
         m.set("tokenizer.ggml.pre", Value::String("gpt-2".into()));
         m.set("tokenizer.ggml.tokens", strings(tokens));
         m.set("tokenizer.ggml.token_type", Value::Array(Array::I32(types)));
-        m.set("tokenizer.ggml.merges", strings(MERGES.map(String::from).to_vec()));
+        m.set("tokenizer.ggml.merges", strings(merges.map(String::from).to_vec()));
         m.set("tokenizer.ggml.bos_token_id", Value::U32(BOS));
         m.set("tokenizer.ggml.eos_token_id", Value::U32(EOS));
         m.set("tokenizer.ggml.add_bos_token", Value::Bool(true));
@@ -90,7 +97,7 @@ impl Tiny {
     }
 
     fn tensors(self) -> Vec<TensorSource<'static>> {
-        let mut random = Random::new(1);
+        let mut random = Random::new(self.seed);
         let mut tensors = Vec::new();
         let mut embedding: Vec<f32> = (0..VOCAB * HIDDEN).map(|_| bell(&mut random)).collect();
         match self.weights {
