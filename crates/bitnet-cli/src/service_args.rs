@@ -19,7 +19,7 @@ pub(crate) struct ServiceArgs {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
-    draft: DraftArgs,
+    pub(crate) draft: DraftArgs,
     /// Name of the model in requests and answers [default: its file name]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,

@@ -17,7 +17,7 @@ const OTHER: Tiny = Tiny { seed: 2, ..TINY };
 
 fn with(draft: Tiny, options: EngineOptions) -> Result<Engine, InferenceError> {
     let [of_model, of_draft] = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
-    let options = EngineOptions { draft: Some(draft.write(of_draft.path())), ..options };
+    let options = EngineOptions { draft: Some(draft.write(of_draft.path())), threads: Some(1), ..options };
     Engine::open(TINY.write(of_model.path()), options)
 }
 
@@ -89,8 +89,8 @@ fn requests() -> Vec<GenerateRequest> {
 #[test]
 fn a_session_says_the_same() {
     let plain = TINY.engine(EngineOptions::default());
-    for (draft, good) in [(TINY, true), (OTHER, false), (Tiny { context: 64, ..TINY }, true)] {
-        for tokens in [Some(1), Some(4), Some(8), None] {
+    for tokens in [Some(1), Some(4), Some(8), None] {
+        let rights = [TINY, OTHER, Tiny { context: 64, ..TINY }].map(|draft| {
             let engine = drafted(draft, tokens);
             let (mut guessed, mut right) = (0, 0);
             for request in requests() {
@@ -100,13 +100,14 @@ fn a_session_says_the_same() {
                 guessed += usage.drafted_tokens;
                 right += usage.drafted_right;
             }
-            assert!(guessed > 0, "the test tests nothing");
-            if tokens.is_some() {
-                assert_eq!(right * 2 > guessed, good, "{right} of {guessed} right");
-            }
+            assert!(guessed > right, "the test tests nothing");
             let draft = engine.draft().expect("a draft model").page_use();
             assert_eq!((draft.held, draft.lost), (0, 0));
-        }
+            right
+        });
+        // how many pay is measured, and the draft knows neither temperatures nor penalties nor grammars
+        assert!(tokens.is_none() || rights[0] > 4 * rights[1], "{tokens:?}: {rights:?}");
+        assert!(tokens.is_none() || rights[0] > rights[2] && rights[2] > 0, "{tokens:?}: {rights:?}");
     }
 }
 
@@ -149,7 +150,7 @@ fn a_batch_says_the_same_and_gives_its_pages_back() {
             assert!(counted.0 > 0, "the test tests nothing");
             if draft.seed == TINY.seed {
                 let (_, steps) = *metrics.step_seconds.cumulative().last().expect("bounds");
-                assert!(counted.1 * 2 > counted.0, "{counted:?}");
+                assert!(counted.1 * 5 > counted.0, "{counted:?}");
                 assert!(sequences > 1 || steps < metrics.new_tokens.load(Relaxed), "{steps} steps");
             }
         }

@@ -113,6 +113,13 @@ mod tests {
         assert!(parse(line).expect_err("no file").to_string().contains("/no/such/file.toml"));
     }
 
+    #[test]
+    fn the_draft_model_may_stand_in_the_file() {
+        let args = serve("draft = \"small.gguf\"\ndraft-tokens = 3\n", &["--draft-tokens", "4"]).expect("good");
+        let options = args.service.draft.beside(bitnet::EngineOptions::default());
+        assert_eq!((options.draft, options.draft_tokens), (Some("small.gguf".into()), Some(4)));
+    }
+
     /// No two options share a variable, and none takes one that means something else.
     #[test]
     fn every_option_has_a_variable() {

@@ -8,6 +8,7 @@ mod batch;
 mod chat;
 mod convert;
 mod damage;
+mod draft;
 mod eval;
 mod inspect;
 mod measure;

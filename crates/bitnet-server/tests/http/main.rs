@@ -2,6 +2,7 @@
 
 mod answers;
 mod client;
+mod draft;
 mod failures;
 mod load;
 mod messages;
