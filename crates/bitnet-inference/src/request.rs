@@ -208,6 +208,8 @@ pub struct Usage {
     pub cached_tokens: usize,
     /// New tokens.
     pub new_tokens: usize,
+    /// Waiting for the first step, in a [`Scheduler`](crate::Scheduler).
+    pub queue_time: Duration,
     /// Reading the prompt.
     pub prompt_time: Duration,
     /// Making the new tokens.

@@ -358,8 +358,10 @@ impl<'e> Steps<'e> {
             self.metrics.active.store(self.active.len() + 1, Relaxed);
             self.metrics.waiting.fetch_sub(1, Relaxed);
             if request.admitted.is_none() {
-                request.admitted = Some(Instant::now());
+                let now = Instant::now();
+                request.admitted = Some(now);
                 let usage = &mut request.answer.usage;
+                usage.queue_time = now - request.begin;
                 usage.cached_tokens = request.sequence.computed();
                 self.metrics.prompt_tokens.fetch_add(usage.prompt_tokens as u64, Relaxed);
                 self.metrics.cached_tokens.fetch_add(usage.cached_tokens as u64, Relaxed);

@@ -12,6 +12,7 @@ use axum::extract::{FromRequest, Request};
 use bitnet_inference::{GenerateRequest, Prompt};
 use bitnet_models::Conversation;
 use std::sync::Arc;
+use std::time::SystemTime;
 use tokio::time::Instant;
 
 /// A request for answers.
@@ -55,9 +56,10 @@ impl Asked {
             let submitted = requests(model)?.into_iter().map(|request| model.scheduler.submit(request));
             submitted.collect::<Result<Vec<_>, _>>().map_err(|error| ApiError::inference(error, source))
         };
+        let submitted = SystemTime::now();
         let answers = self.model.compute(submit).await?;
         let deadline = self.arrival + self.app.options.time_limit;
-        Ok(Choices::new(answers, per_prompt, deadline, source, self.id.clone(), self.model.clone()))
+        Ok(Choices::new(answers, per_prompt, deadline, source, submitted, self.id.clone(), self.model.clone()))
     }
 
     /// The same for a conversation.

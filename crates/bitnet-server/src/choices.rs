@@ -8,6 +8,7 @@ use bitnet_inference::{FinishReason, TokenEvent, Update, Updates};
 use serde_json::{Value, json};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::SystemTime;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Updates of several answers, in the order in which they come. Dropping it cancels those that are not finished.
@@ -22,6 +23,8 @@ pub(crate) struct Choices {
     usage: Usage,
     /// Answers that came to their end.
     finished: usize,
+    /// When they were put into the queue.
+    submitted: SystemTime,
     id: RequestId,
     /// Open while they are made.
     _model: Lease,
@@ -64,9 +67,11 @@ impl Choices {
         per_prompt: usize,
         deadline: Instant,
         source: Source,
+        submitted: SystemTime,
         id: RequestId,
         model: Lease,
     ) -> Self {
+        id.trace.asked(&model.name);
         let prompt = answers.iter().step_by(per_prompt.max(1)).map(Updates::prompt_tokens).sum();
         Choices {
             answers,
@@ -76,6 +81,7 @@ impl Choices {
             source,
             usage: Usage { prompt, ..Usage::default() },
             finished: 0,
+            submitted,
             id,
             _model: model,
         }
@@ -103,6 +109,7 @@ impl Choices {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::warn!(id = %self.id, %error, "failed");
+                    self.id.trace.failed("inference".into());
                     return Poll::Ready(Some(Err(ApiError::inference(error, self.source))));
                 }
                 Poll::Ready(None) | Poll::Pending => {}
@@ -111,14 +118,18 @@ impl Choices {
         if self.finished == count {
             return Poll::Ready(None);
         }
-        self.deadline.as_mut().poll(context).map(|()| Some(Err(ApiError::time_limit())))
+        self.deadline.as_mut().poll(context).map(|()| {
+            self.id.trace.failed("time_limit".into());
+            Some(Err(ApiError::time_limit()))
+        })
     }
 
     fn note(&mut self, index: usize, update: &Update) {
         match update {
             Update::Token(_) => self.usage.new += 1,
-            Update::Finished(_, usage) => {
+            Update::Finished(reason, usage) => {
                 self.finished += 1;
+                self.id.trace.answered(index, self.submitted, *reason, usage);
                 if index.is_multiple_of(self.per_prompt) {
                     self.usage.cached += usage.cached_tokens;
                 }
@@ -150,6 +161,7 @@ impl Drop for Choices {
         let Usage { prompt, cached, new } = self.usage;
         let complete = self.finished == self.answers.len();
         tracing::info!(id = %self.id, prompt, cached, new, complete, "answered");
+        self.id.trace.done(prompt, new, complete);
     }
 }
 

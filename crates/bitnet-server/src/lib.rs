@@ -47,6 +47,11 @@ mod options;
 mod parameters;
 mod responses;
 mod server;
+#[cfg(feature = "otel")]
+mod telemetry;
+#[cfg(not(feature = "otel"))]
+#[path = "no_telemetry.rs"]
+mod telemetry;
 mod tls;
 mod tokens;
 mod web_page;
@@ -55,4 +60,6 @@ pub use local::{Local, Reply};
 pub use models::{NamedModel, Open, Opened};
 pub use options::ServerOptions;
 pub use server::{Server, ServerError};
+#[cfg(feature = "otel")]
+pub use telemetry::{Telemetry, TelemetryError};
 pub use tls::{Tls, TlsError};

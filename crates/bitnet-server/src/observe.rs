@@ -1,6 +1,7 @@
 //! Request ids, the log line of a request, and its count. What people write never comes into the log.
 
 use crate::app::App;
+use crate::telemetry::Trace;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
@@ -14,22 +15,28 @@ use std::time::Instant;
 /// The header with the id, in requests that bring one and in all responses.
 pub(crate) const REQUEST_ID: &str = "x-request-id";
 
-/// Names a request in the log.
+/// Names a request in the log, and in traces if there are any.
 #[derive(Clone, Debug)]
-pub(crate) struct RequestId(HeaderValue);
+pub(crate) struct RequestId {
+    value: HeaderValue,
+    pub(crate) trace: Trace,
+}
 
 impl RequestId {
     /// A new one.
     pub(crate) fn new() -> Self {
-        let value = HeaderValue::try_from(format!("{:016x}", random()));
-        RequestId(value.unwrap_or_else(|_| HeaderValue::from_static("0")))
+        RequestId { value: new_value(), trace: Trace::none() }
     }
 }
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.to_str().unwrap_or_default())
+        f.write_str(self.value.to_str().unwrap_or_default())
     }
+}
+
+fn new_value() -> HeaderValue {
+    HeaderValue::try_from(format!("{:016x}", random())).unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
 
 /// 64 bits that nobody can foresee.
@@ -41,10 +48,12 @@ pub(crate) fn random() -> u64 {
 pub(crate) async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let begin = Instant::now();
     let plain = |id: &HeaderValue| id.len() <= 64 && id.as_bytes().iter().all(u8::is_ascii_graphic);
-    let id = request.headers().get(REQUEST_ID).cloned().filter(plain).map_or_else(RequestId::new, RequestId);
-    request.extensions_mut().insert(id.clone());
+    let value = request.headers().get(REQUEST_ID).cloned().filter(plain).unwrap_or_else(new_value);
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+    let trace = Trace::begin(&app.options, &value, &method, &route, request.headers());
+    let id = RequestId { value, trace };
+    request.extensions_mut().insert(id.clone());
 
     app.http.active.fetch_add(1, Relaxed);
     let mut response = next.run(request).await;
@@ -54,7 +63,8 @@ pub(crate) async fn observe(State(app): State<Arc<App>>, mut request: Request, n
     let seconds = begin.elapsed().as_secs_f64();
     tracing::info!(%id, %method, %route, status, seconds, "request");
     app.http.count(route, status);
-    response.headers_mut().insert(REQUEST_ID, id.0);
+    id.trace.responded(status);
+    response.headers_mut().insert(REQUEST_ID, id.value);
     response
 }
 

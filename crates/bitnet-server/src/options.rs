@@ -17,6 +17,9 @@ pub struct ServerOptions {
     pub queue: usize,
     /// Speaks HTTPS and nothing else; `None` = plain HTTP.
     pub tls: Option<Tls>,
+    /// Where traces of requests go.
+    #[cfg(feature = "otel")]
+    pub telemetry: Option<crate::Telemetry>,
     /// Keys, of which a client must show one; none = everybody may ask.
     pub api_keys: Vec<String>,
     /// Origins (`https://example.org`, or `*`) whose pages may read answers in a browser.
@@ -51,6 +54,8 @@ impl ServerOptions {
             template: None,
             queue: 64,
             tls: None,
+            #[cfg(feature = "otel")]
+            telemetry: None,
             api_keys: Vec::new(),
             cors_origins: Vec::new(),
             rate_limit: None,

@@ -205,6 +205,10 @@ impl Server {
             Some(()) = stop.recv() => tracing::warn!("told to stop at once"),
         }
         tasks.shutdown().await;
+        #[cfg(feature = "otel")]
+        if let Some(telemetry) = app.options.telemetry.clone() {
+            let _ = tokio::task::spawn_blocking(move || telemetry.end()).await; // it cannot fail
+        }
         Ok(())
     }
 }

@@ -65,6 +65,8 @@ pub(crate) struct ServeArgs {
 pub(crate) fn run(args: &ServeArgs, console: &Console) -> anyhow::Result<()> {
     let api_keys = args.api_keys()?;
     let tls = args.tls()?;
+    #[cfg(not(feature = "otel"))]
+    warn_of_no_traces();
     let scheme = if tls.is_some() { "https" } else { "http" };
     let options = ServerOptions {
         queue: args.queue,
@@ -76,6 +78,8 @@ pub(crate) fn run(args: &ServeArgs, console: &Console) -> anyhow::Result<()> {
         max_connections: args.max_connections,
         time_limit: Duration::from_secs(args.time_limit.into()),
         drain_limit: Duration::from_secs(args.drain_limit.into()),
+        #[cfg(feature = "otel")]
+        telemetry: bitnet_server::Telemetry::from_env()?,
         ..ServerOptions::new(args.service.name())
     };
     let open = options.api_keys.is_empty();
@@ -140,6 +144,15 @@ impl ServeArgs {
             Err(std::env::VarError::NotPresent) => Ok(Vec::new()),
             Err(error) => Err(error).context("BITNET_API_KEYS"),
         }
+    }
+}
+
+/// Who asks for traces must not wait for them in vain.
+#[cfg(not(feature = "otel"))]
+fn warn_of_no_traces() {
+    let asks = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if let Some(name) = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"].iter().find(asks) {
+        tracing::warn!("{name} is set, but this program was built without the feature `otel`: no traces are sent");
     }
 }
 

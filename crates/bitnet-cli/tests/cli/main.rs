@@ -22,6 +22,8 @@ mod receipt;
 mod run;
 #[cfg(feature = "serve")]
 mod serve;
+#[cfg(feature = "serve")]
+mod telemetry;
 mod tokens;
 mod track;
 #[cfg(feature = "train")]

@@ -18,7 +18,7 @@ impl Served {
     }
 
     /// The same of a command line.
-    fn of(command: &mut Command) -> Self {
+    pub(crate) fn of(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
         let mut notes = BufReader::new(child.stderr.take().expect("piped"));
         let mut line = String::new();
@@ -30,6 +30,25 @@ impl Served {
             }
         };
         Served { child, notes, address }
+    }
+
+    #[cfg(feature = "otel")]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its exit status.
+    #[cfg(feature = "otel")]
+    pub(crate) fn wait(&mut self) -> Option<i32> {
+        self.child.wait().expect("it ends").code()
+    }
+
+    /// What it said since it listened, when it has ended.
+    #[cfg(feature = "otel")]
+    pub(crate) fn log(&mut self) -> String {
+        let mut log = String::new();
+        self.notes.read_to_string(&mut log).expect("text");
+        log
     }
 
     /// Begins a request.
