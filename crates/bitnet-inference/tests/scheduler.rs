@@ -247,6 +247,19 @@ fn a_prompt_is_found_in_the_pages_of_an_earlier_request() {
 }
 
 #[test]
+fn times_are_told_from_the_queue_on() {
+    let scheduler = Scheduler::start(engine(TINY, 1, 17, 32), 2).expect("a thread");
+    let mut first = scheduler.submit(sampled(&prompt(5, 0), 400, 1)).expect("room");
+    assert!(first.next().is_some(), "it is active");
+    let begin = Instant::now();
+    let second = scheduler.submit(greedy(&prompt(5, 1), 20)).expect("room");
+    assert!(matches!(first.last(), Some(Ok(Update::Finished(..)))));
+    let Some(Ok(Update::Finished(_, usage))) = second.last() else { panic!("no end") };
+    assert!(usage.queue_time > Duration::ZERO);
+    assert!(usage.queue_time + usage.prompt_time + usage.decode_time <= begin.elapsed(), "{usage:?}");
+}
+
+#[test]
 fn closing_answers_what_was_accepted() {
     let scheduler = Scheduler::start(engine(TINY, 2, 64, 32), 8).expect("a thread");
     let requests = random_requests(6);

@@ -31,6 +31,8 @@ const PROTOCOL: &str = "http/protobuf";
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// For the last batches at the end.
 const LAST: Duration = Duration::from_secs(5);
+/// Asked by machines, every few seconds: no spans.
+const PROBES: [&str; 3] = ["/health", "/ready", "/metrics"];
 /// Bytes of a collector's answer.
 const ANSWER: u64 = 1 << 20;
 
@@ -187,7 +189,8 @@ impl Trace {
         route: &str,
         headers: &HeaderMap,
     ) -> Self {
-        let traced = options.telemetry.as_ref().map(|Telemetry { tracer, .. }| {
+        let telemetry = options.telemetry.as_ref().filter(|_| !PROBES.contains(&route));
+        let traced = telemetry.map(|Telemetry { tracer, .. }| {
             let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &HeaderExtractor(headers));
             let builder = tracer.span_builder(format!("{method} {route}")).with_kind(SpanKind::Server);
             let builder = builder.with_attributes([

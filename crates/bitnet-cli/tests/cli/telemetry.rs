@@ -215,6 +215,7 @@ fn a_request_is_a_span_of_the_callers_trace() {
     for stream in [false, true] {
         assert!(ask(&served.address, "/v1/completions", true, &body(stream)).starts_with("HTTP/1.1 200"));
     }
+    assert!(ask(&served.address, "/health", true, "").starts_with("HTTP/1.1 405"));
     assert!(ask(&served.address, "/v1/completions", true, "{").starts_with("HTTP/1.1 400"));
     assert!(ask(&served.address, "/v1/completions", false, &body(false)).starts_with("HTTP/1.1 200"));
     terminate(&served);
@@ -231,6 +232,7 @@ fn a_request_is_a_span_of_the_callers_trace() {
         assert!(resource.contains(&("service.name".into(), "a-name".into())), "{resource:?}");
         spans.extend(more);
     }
+    assert!(!spans.iter().any(|span| span.name.ends_with("/health")), "a span of a probe");
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     assert!(spans.iter().all(|span| hex(&span.trace) == TRACE), "{spans:?}");
     let requests: Vec<_> = spans.iter().filter(|span| span.name == "POST /v1/completions").collect();
