@@ -151,7 +151,7 @@ impl ServeArgs {
 #[cfg(not(feature = "otel"))]
 fn warn_of_no_traces() {
     let asks = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    if let Some(name) = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"].iter().find(asks) {
+    if let Some(name) = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"].into_iter().find(asks) {
         tracing::warn!("{name} is set, but this program was built without the feature `otel`: no traces are sent");
     }
 }
