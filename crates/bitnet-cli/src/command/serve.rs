@@ -63,10 +63,10 @@ pub(crate) struct ServeArgs {
 }
 
 pub(crate) fn run(args: &ServeArgs, console: &Console) -> anyhow::Result<()> {
-    let api_keys = args.api_keys()?;
-    let tls = args.tls()?;
     #[cfg(not(feature = "otel"))]
     warn_of_no_traces();
+    let api_keys = args.api_keys()?;
+    let tls = args.tls()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let options = ServerOptions {
         queue: args.queue,
