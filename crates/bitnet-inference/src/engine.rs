@@ -11,6 +11,7 @@ use crate::{FinishReason, GenerateRequest, InferenceError, Prompt, Sampling, Ses
 use bitnet_formats::Checkpoint;
 use bitnet_kernels::{Batch, Computed, Cpu, CpuOptions, KvFormat, PAGE_LEN, Top, Wanted};
 use bitnet_models::{Config, Encoding, LoadOptions, MemoryPlan, Model, Pooling, State, StateShape, Tokenizer};
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -451,17 +452,35 @@ impl Engine {
         wanted: Wanted<'_>,
         logits: &mut [f32],
     ) -> Result<Computed, InferenceError> {
+        let Ok(computed) = self.step_from(0, runs, wanted, logits, &mut |_| Ok::<_, Infallible>(()))?;
+        Ok(computed)
+    }
+
+    /// [`step_together`](Self::step_together) that can be left between two blocks ([`Model::forward_from`]), and goes on from
+    /// block `first` when it is called with the same runs again.
+    pub(crate) fn step_from<L>(
+        &self,
+        first: usize,
+        runs: &mut [Run<'_>],
+        wanted: Wanted<'_>,
+        logits: &mut [f32],
+        go_on: &mut impl FnMut(usize) -> Result<(), L>,
+    ) -> Result<Result<Computed, L>, InferenceError> {
         let begin = Instant::now();
         let working = &mut *self.working();
         let lengths = || runs.iter().map(|run| run.end - run.sequence.computed());
         let decoding = runs.iter().zip(lengths()).all(|(run, length)| length == run.logits);
         let phase = if decoding { Phase::Decode } else { Phase::Prompt };
-        let _step = self.model.backend().step(phase, lengths().sum());
+        // the tokens of a step that is left count once
+        let _step = self.model.backend().step(phase, if first == 0 { lengths().sum() } else { 0 });
         working.batch.clear();
         for run in runs.iter_mut() {
             working.push(&self.model, run)?;
         }
-        let computed = self.model.forward_wanted(&mut working.state, &working.batch, wanted);
+        let computed = match self.model.forward_from(first, &mut working.state, &working.batch, wanted, go_on) {
+            Ok(computed) => computed,
+            Err(left) => return Ok(Err(left)),
+        };
         let rows = working.batch.logit_rows().len();
         if rows > 0 {
             self.model.read_logits(&working.state, &mut logits[..rows * self.model.config().vocab]);
@@ -472,7 +491,7 @@ impl Engine {
         if let Some(draft) = self.draft.as_ref().filter(|_| decoding) {
             draft.model_took(begin.elapsed());
         }
-        Ok(computed)
+        Ok(Ok(computed))
     }
 
     /// Takes the pages that a sequence needs up to position `end`.

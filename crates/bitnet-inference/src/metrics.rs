@@ -25,6 +25,8 @@ pub struct Metrics {
     pub refused: AtomicU64,
     /// Requests sent back to the queue because an older one needed their pages.
     pub preempted: AtomicU64,
+    /// Steps that were left in the middle for requests that came.
+    pub left: AtomicU64,
     /// Prompt tokens of admitted requests.
     pub prompt_tokens: AtomicU64,
     /// Of these, found in cached pages.
@@ -65,6 +67,7 @@ impl Metrics {
             failed: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             preempted: AtomicU64::new(0),
+            left: AtomicU64::new(0),
             prompt_tokens: AtomicU64::new(0),
             cached_tokens: AtomicU64::new(0),
             new_tokens: AtomicU64::new(0),

@@ -236,6 +236,30 @@ fn a_long_prompt_does_not_stall_others() {
 }
 
 #[test]
+fn a_step_that_is_left_goes_on_to_the_same_tokens() {
+    let scheduler = Scheduler::start(engine(TINY, 4, 64, 64), 8).expect("a thread");
+    let begin = Instant::now();
+    for round in 0.. {
+        if scheduler.metrics().left.load(Relaxed) >= 3 {
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(120), "no step was left: the test tests nothing");
+        // other texts in every round: what was read before is found again
+        let (long, short) = (sampled(&prompt(500, 2 * round), 8, 3), sampled(&prompt(20, 2 * round + 1), 4, 4));
+        let (long_alone, short_alone) = (alone(&long), alone(&short));
+        let read = scheduler.metrics().prompt_tokens.load(Relaxed);
+        let reading = scheduler.submit(long).expect("room");
+        while scheduler.metrics().prompt_tokens.load(Relaxed) == read {
+            std::hint::spin_loop();
+        }
+        let come = scheduler.submit(short).expect("room");
+        assert_eq!(collect(come).expect("an answer").0, short_alone);
+        assert_eq!(collect(reading).expect("an answer").0, long_alone);
+    }
+    check_idle(&scheduler);
+}
+
+#[test]
 fn a_prompt_is_found_in_the_pages_of_an_earlier_request() {
     let scheduler = Scheduler::start(engine(TINY, 4, 64, 32), 8).expect("a thread");
     for cached in [0, 96] {

@@ -8,7 +8,9 @@ use crate::weights::{Loader, WeightBytes};
 use crate::{Config, ModelError, adapter, rope};
 use bitnet_formats::Checkpoint;
 use bitnet_kernels::{Backend, Batch, Computed, RopeTable, Wanted};
+use std::convert::Infallible;
 use std::mem::swap;
+use std::ops::Range;
 
 /// Choices at load; the defaults follow the file and the catalogue.
 #[derive(Clone, Debug, Default)]
@@ -142,14 +144,44 @@ impl<B: Backend> Model<B> {
 
     /// [`forward`](Self::forward) for those logits only that are wanted. The bytes are those of all weights that the step read.
     pub fn forward_wanted(&self, state: &mut State<B>, batch: &Batch, wanted: Wanted<'_>) -> Computed {
-        self.run_blocks(state, batch, &mut |_, _| {});
+        let Ok(computed) = self.forward_from(0, state, batch, wanted, &mut |_| Ok::<_, Infallible>(()));
+        computed
+    }
+
+    /// [`forward_wanted`](Self::forward_wanted) that can be left between two blocks: it asks before each but the first whether to go
+    /// on. Told not to, it sets the hidden state aside, and the same batch goes on later from that block, after any number of
+    /// other steps; one at a time can be left. A state with one row of logits, which has no others to leave for, never asks.
+    ///
+    /// # Errors
+    /// What `go_on` answered to the number of the next block.
+    pub fn forward_from<L>(
+        &self,
+        first: usize,
+        state: &mut State<B>,
+        batch: &Batch,
+        wanted: Wanted<'_>,
+        go_on: &mut impl FnMut(usize) -> Result<(), L>,
+    ) -> Result<Computed, L> {
+        if first > 0 {
+            state.buffers.exchange_aside();
+        }
+        for block in first..self.blocks.len() {
+            if block > first
+                && state.buffers.aside.is_some()
+                && let Err(left) = go_on(block)
+            {
+                state.buffers.exchange_aside();
+                return Err(left);
+            }
+            self.run_blocks(block..block + 1, state, batch, &mut |_, _| {});
+        }
         let computed = self.logits(state, batch, wanted);
-        Computed { bytes: self.bytes.per_token - self.bytes.head + computed.bytes, ..computed }
+        Ok(Computed { bytes: self.bytes.per_token - self.bytes.head + computed.bytes, ..computed })
     }
 
     /// [`forward`](Self::forward) that shows the hidden state `[tokens, hidden]` after the embedding and every block.
     pub fn forward_observed(&self, state: &mut State<B>, batch: &Batch, observe: &mut impl FnMut(Stage, &B::Rows)) {
-        self.run_blocks(state, batch, observe);
+        self.run_blocks(0..self.blocks.len(), state, batch, observe);
         self.logits(state, batch, Wanted::All);
     }
 
@@ -159,15 +191,23 @@ impl<B: Backend> Model<B> {
         self.backend.logits(hidden, batch.logit_rows(), &self.final_norm, head, wanted, logits)
     }
 
-    /// The whole network up to the final norm.
-    fn run_blocks(&self, state: &mut State<B>, batch: &Batch, observe: &mut impl FnMut(Stage, &B::Rows)) {
+    /// Some of the blocks, the embedding before the first one.
+    fn run_blocks(
+        &self,
+        layers: Range<usize>,
+        state: &mut State<B>,
+        batch: &Batch,
+        observe: &mut impl FnMut(Stage, &B::Rows),
+    ) {
         let Model { backend: b, config: c, .. } = self;
         let State { buffers, kv } = state;
         let Buffers { hidden, branch, q, k, v, attended, gate, up, lora, .. } = buffers;
 
-        b.embed(&self.embedding, batch.tokens(), c.embed_scale, hidden);
-        observe(Stage::Embedding, hidden);
-        for (layer, block) in self.blocks.iter().enumerate() {
+        if layers.start == 0 {
+            b.embed(&self.embedding, batch.tokens(), c.embed_scale, hidden);
+            observe(Stage::Embedding, hidden);
+        }
+        for (layer, block) in self.blocks.iter().enumerate().take(layers.end).skip(layers.start) {
             // attention
             block.qkv.apply(b, hidden, Some(&block.attention_norm), &mut buffers.hidden_input, lora, [q, k, v]);
             if let Some((query_norm, key_norm)) = &block.query_key_norms {
@@ -214,7 +254,7 @@ impl<B: Backend> Model<B> {
     /// Like [`forward`](Self::forward) without a head: copies the final-norm hidden states of all rows,
     /// `[tokens, hidden]`, into `out` (embedding models).
     pub fn hidden(&self, state: &mut State<B>, batch: &Batch, out: &mut [f32]) {
-        self.run_blocks(state, batch, &mut |_, _| {});
+        self.run_blocks(0..self.blocks.len(), state, batch, &mut |_, _| {});
         // the branch is free again
         let Buffers { hidden, branch, .. } = &mut state.buffers;
         self.backend.norm(hidden, &self.final_norm, branch);

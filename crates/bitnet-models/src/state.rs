@@ -4,6 +4,7 @@ use crate::adapter::LowRankRows;
 use crate::config::Config;
 use crate::weights::WeightBytes;
 use bitnet_kernels::{Backend, KernelError, KvFormat, KvShape};
+use std::mem::swap;
 
 /// How much working memory a [`State`] has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct State<B: Backend> {
 pub(crate) struct Buffers<R, Q> {
     /// The residual stream `[tokens, hidden]`.
     pub(crate) hidden: R,
+    /// That of a step that was left; none where one sequence has nobody to leave for.
+    pub(crate) aside: Option<R>,
     /// What a branch adds to it `[tokens, hidden]`.
     pub(crate) branch: R,
     /// The branch after its post-norm `[tokens, hidden]`.
@@ -105,6 +108,7 @@ impl<R, Q> Buffers<R, Q> {
         let qk_norms = only_if(config.qk_norms);
         Ok(Buffers {
             hidden: rows(tokens, hidden)?,
+            aside: if shape.max_logits > 1 { Some(rows(tokens, hidden)?) } else { None },
             branch: rows(tokens, hidden)?,
             branch_normed: rows(only_if(config.post_norms), hidden)?,
             q: rows(tokens, query)?,
@@ -133,6 +137,15 @@ impl<R, Q> Buffers<R, Q> {
             lora: LowRankRows::new(config, weights.lora_rank, shape, rows)?,
             logits: rows(shape.max_logits, config.vocab)?,
         })
+    }
+}
+
+impl<R, Q> Buffers<R, Q> {
+    /// Takes up the step that was left, or leaves the one there is.
+    pub(crate) fn exchange_aside(&mut self) {
+        if let Some(aside) = &mut self.aside {
+            swap(&mut self.hidden, aside);
+        }
     }
 }
 

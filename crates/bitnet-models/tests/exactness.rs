@@ -219,6 +219,21 @@ fn interleaved_sequences() {
 }
 
 /// The same codes and scales give the same logits whatever they are stored as.
+/// A step that is left between blocks, while others use the buffers, comes to the same bits.
+#[test]
+fn a_step_in_parts() {
+    for name in ["bitnet", "float activations", "norms inside projections", "side-car", "dense"] {
+        let mut runner = case(name).runner(Isa::best(), 2);
+        let (long, short) = (prompt(60, runner.vocab(), 5), prompt(70, runner.vocab(), 6));
+        let want = [bits(&runner.logits(&long)), bits(&runner.logits(&short))];
+        runner.step(&[(1, 0, &long[..20])]); // the long prompt goes on after 20 tokens
+        let vocab = runner.vocab();
+        let got = bits(&runner.left((1, 20, &long[20..]), &[(0, 0, &short)]));
+        assert!(got == want[0][20 * vocab..], "{name}");
+        assert!(bits(&runner.step(&[(2, 0, &short), (1, 60, &short[..1])]))[..70 * vocab] == want[1], "{name}");
+    }
+}
+
 #[test]
 fn encodings() {
     let model = |encoding| Synthetic::new("bitnet-b1.58", SMALL, encoding, 10).checkpoint();

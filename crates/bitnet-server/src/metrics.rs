@@ -79,6 +79,7 @@ fn series(app: &App, all: &[Seen<'_>]) -> String {
         ("requests_failed_total", "Requests that ended with an error.", |m| &m.failed),
         ("requests_refused_total", "Requests refused: queue full.", |m| &m.refused),
         ("requests_preempted_total", "Requests sent back to the queue.", |m| &m.preempted),
+        ("steps_left_total", "Steps left in the middle for requests that came.", |m| &m.left),
         ("prompt_tokens_total", "Prompt tokens.", |m| &m.prompt_tokens),
         ("cached_tokens_total", "Prompt tokens found in the cache.", |m| &m.cached_tokens),
         ("new_tokens_total", "Tokens generated.", |m| &m.new_tokens),

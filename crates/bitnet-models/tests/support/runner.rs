@@ -1,7 +1,7 @@
 //! A loaded model with working memory, driven one call at a time.
 
 use bitnet_formats::Checkpoint;
-use bitnet_kernels::{Batch, Cpu, CpuOptions, KvFormat, PAGE_LEN};
+use bitnet_kernels::{Batch, Cpu, CpuOptions, KvFormat, PAGE_LEN, Wanted};
 use bitnet_models::{LoadOptions, Model, Stage, State, StateShape};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -57,6 +57,25 @@ impl Runner {
     pub(crate) fn step(&mut self, runs: &[(usize, usize, &[u32])]) -> Vec<f32> {
         self.fill(runs, usize::MAX);
         self.model.forward(&mut self.state, &self.batch);
+        let mut logits = vec![0.0; self.batch.logit_rows().len() * self.vocab()];
+        self.model.read_logits(&self.state, &mut logits);
+        logits
+    }
+
+    /// The first of two steps, left before every block it can be left before, with the second one in between each time.
+    pub(crate) fn left(&mut self, run: (usize, usize, &[u32]), between: &[(usize, usize, &[u32])]) -> Vec<f32> {
+        let mut first = 0;
+        loop {
+            self.fill(&[run], usize::MAX);
+            let from = first;
+            match self.model.forward_from(from, &mut self.state, &self.batch, Wanted::All, &mut Err::<(), usize>) {
+                Ok(_) => break,
+                Err(block) => first = block,
+            }
+            assert_eq!(first, from + 1, "asked before every block");
+            self.step(between);
+        }
+        assert_eq!(first + 1, self.model.config().layers);
         let mut logits = vec![0.0; self.batch.logit_rows().len() * self.vocab()];
         self.model.read_logits(&self.state, &mut logits);
         logits
