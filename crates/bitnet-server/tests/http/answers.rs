@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 /// The ids that transformers gives in float32 for "Once upon a time", greedily.
 const GREEDY: [u32; 20] =
-    [12, 407, 285, 259, 399, 491, 472, 437, 14, 347, 565, 268, 359, 333, 323, 718, 267, 766, 1387, 1006];
+    [12, 407, 285, 259, 399, 491, 472, 437, 14, 347, 565, 268, 359, 333, 323, 718, 14, 604, 353, 12];
 
 #[test]
 fn a_completion_is_that_of_transformers() {
