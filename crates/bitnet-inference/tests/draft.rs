@@ -105,7 +105,7 @@ fn a_session_says_the_same() {
             assert_eq!((draft.held, draft.lost), (0, 0));
             right
         });
-        // how many pay is measured, and the draft knows neither temperatures nor penalties nor grammars
+        // the draft knows neither temperatures nor penalties nor grammars
         assert!(tokens.is_none() || rights[0] > 4 * rights[1], "{tokens:?}: {rights:?}");
         assert!(tokens.is_none() || rights[0] > rights[2] && rights[2] > 0, "{tokens:?}: {rights:?}");
     }

@@ -73,7 +73,7 @@ fn series(app: &App, all: &[Seen<'_>]) -> String {
         ("kv_pages_held", "KV pages held by requests.", |m| m.pages_held.load(Relaxed)),
         ("kv_pages_cached", "KV pages with reusable prefixes.", |m| m.pages_cached.load(Relaxed)),
     ];
-    let counters: [Counter; 12] = [
+    let counters: &[Counter] = &[
         ("requests_finished_total", "Requests answered to the end.", |m| &m.finished),
         ("requests_cancelled_total", "Requests whose client went away.", |m| &m.cancelled),
         ("requests_failed_total", "Requests that ended with an error.", |m| &m.failed),

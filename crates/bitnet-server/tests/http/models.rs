@@ -13,6 +13,9 @@ use std::time::Duration;
 
 const NAMES: [&str; 2] = ["one", "two"];
 
+/// The two go on differently from the first token on.
+const PROMPT: &str = "In the night the";
+
 /// Bytes that a model takes, as its maker says.
 const BYTES: u64 = 100;
 
@@ -51,7 +54,7 @@ fn start(budget: u64) -> Running {
 }
 
 fn body(model: &str, more: usize) -> Value {
-    json!({ "model": model, "prompt": "Once upon a time", "max_tokens": more, "temperature": 0, "ignore_eos": true })
+    json!({ "model": model, "prompt": PROMPT, "max_tokens": more, "temperature": 0, "ignore_eos": true })
 }
 
 fn ask(address: SocketAddr, model: &str, more: usize) -> Reply {
@@ -64,8 +67,8 @@ fn text(reply: &Reply) -> String {
 
 /// What each says, from the library.
 fn expected(more: usize) -> [String; 2] {
-    [0, 1].map(|nth| {
-        let request = GenerateRequest { stop_at_eos: false, ..GenerateRequest::new("Once upon a time", more) };
+    let texts = [0, 1].map(|nth| {
+        let request = GenerateRequest { stop_at_eos: false, ..GenerateRequest::new(PROMPT, more) };
         let sampling = bitnet::Sampling { temperature: 0.0, ..bitnet::Sampling::default() };
         let request = GenerateRequest { sampling, ..request };
         let mut text = String::new();
@@ -75,7 +78,9 @@ fn expected(more: usize) -> [String; 2] {
         };
         open(nth).stream(&request, add).expect("an answer");
         text
-    })
+    });
+    assert_ne!(texts[0], texts[1], "the tests could not tell who answers");
+    texts
 }
 
 fn loads(address: SocketAddr, name: &str) -> f64 {
@@ -96,7 +101,6 @@ fn each_answers_with_its_own_bits_and_opens_once() {
     assert_eq!((&list["data"][1]["context_length"], &list["data"][1]["parallel"]), (&json!(512), &json!(2)));
     assert_eq!(get(address, "/ready").status, 200, "what is asked for is opened");
     let expected = expected(20);
-    assert_ne!(expected[0], expected[1]);
     for _ in 0..2 {
         for (name, expected) in NAMES.iter().zip(&expected) {
             let reply = ask(address, name, 20);
