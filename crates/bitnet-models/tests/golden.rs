@@ -4,6 +4,7 @@
 #[path = "support/oracle.rs"]
 mod oracle;
 #[path = "support/runner.rs"]
+#[allow(dead_code)] // every test uses a part
 mod runner;
 
 use bitnet_formats::Checkpoint;
