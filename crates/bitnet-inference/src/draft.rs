@@ -5,7 +5,7 @@
 //! what was guessed wrong is forgotten. Where pages are lacking or the draft's context ends, no guesses are made.
 
 use crate::engine::Run;
-use crate::proposer::{Asking, MOST};
+use crate::proposer::Asking;
 use crate::sampler::argmax;
 use crate::{Engine, EngineOptions, InferenceError};
 use bitnet_formats::Checkpoint;
@@ -34,7 +34,8 @@ pub(crate) struct Draft {
     pace: [Pace; 2],
 }
 
-/// Seconds that a step took of late, as bits; 0 before the first.
+/// Seconds that a step took at its best of late, as bits; 0 before the first. The best, because whatever else the machine does
+/// only makes steps longer.
 #[derive(Default)]
 struct Pace(AtomicU32);
 
@@ -45,7 +46,7 @@ impl Pace {
 
     fn note(&self, took: Duration) {
         let (took, before) = (took.as_secs_f32(), self.seconds());
-        let now = if before > 0.0 { before + 0.1 * (took - before) } else { took };
+        let now = if before > 0.0 && took > before { before + 0.1 * (took - before) } else { took };
         self.0.store(now.to_bits(), Relaxed); // should two threads write, one is lost
     }
 }
@@ -122,20 +123,21 @@ impl Draft {
             free -= one.tokens;
             part > 0 && one.reserve(part, &self.engine)
         });
-        let reading = going.iter().any(|one| one.missing > MOST + 1);
-        let (begin, mut steps) = (Instant::now(), 0);
+        // a step counts if it computes one token of each, or that and the one of the last guess that was not computed
+        let mut short = going.iter().all(|one| one.missing <= 2);
         let mut logits = self.logits.lock().unwrap_or_else(PoisonError::into_inner);
         while !going.is_empty() {
+            let begin = Instant::now();
             if self.step(&mut going, &mut logits).is_err() {
                 // its pages were there; should it happen all the same, the large model goes on alone
                 going.iter_mut().for_each(|one| one.give_up(&self.engine));
                 return;
             }
+            if short {
+                self.pace[0].note(begin.elapsed());
+            }
+            short = true;
             going.retain(|one| one.asking.proposer.guess.len() < one.tokens);
-            steps += 1;
-        }
-        if steps > 0 && !reading {
-            self.pace[0].note(begin.elapsed() / steps);
         }
     }
 

@@ -13,8 +13,10 @@ pub(crate) const MOST: usize = 8;
 const ROW: f32 = 0.25;
 /// Weight of the last guess in how often they are right.
 const RECENT: f32 = 0.2;
-/// After so many tokens without a guess that costs something, one is made to see whether it would be right by now.
+/// After so many tokens without a guess that costs something, one is made to see whether it would pay by now.
 const REST: usize = 64;
+/// Tokens of that: the first takes longer than those after it, because more is to be read for it.
+const TRY: usize = 2;
 
 /// How well guessing goes in one sequence.
 #[derive(Clone, Debug)]
@@ -51,7 +53,8 @@ impl Trust {
                 self.rested += 1;
                 0
             }
-            pays => pays.max(1),
+            0 => TRY,
+            pays => pays,
         }
     }
 
