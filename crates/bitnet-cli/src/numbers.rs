@@ -14,6 +14,26 @@ pub(crate) fn bytes(n: u64) -> String {
     if unit == 0 { format!("{n} B") } else { format!("{} {}", digits(value), UNITS[unit]) }
 }
 
+/// `512MiB`, `6 GiB`, `1.5G`: units of 1024; without one, bytes.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let wrong = || "expected a size such as 512MiB, 1.5GiB or a number of bytes".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        "t" | "tb" | "tib" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    let bytes = match number.parse::<u64>() {
+        Ok(whole) => whole.checked_mul(unit).ok_or_else(wrong)?,
+        Err(_) => (number.parse::<f64>().map_err(|_| wrong())? * unit as f64) as u64,
+    };
+    if bytes == 0 { Err(wrong()) } else { Ok(bytes) }
+}
+
 /// `41.3 ms`, `2.07 s`.
 pub(crate) fn duration(d: Duration) -> String {
     seconds(d.as_secs_f64())
@@ -70,5 +90,13 @@ mod tests {
         assert_eq!(rate(5, Duration::ZERO), None);
         assert_eq!(rate(5, Duration::from_millis(500)), Some(10.0));
         assert_eq!(count(1, "token") + &count(2, "token"), "1 token2 tokens");
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!([size("4096"), size("6GiB"), size("1.5 g")], [Ok(4096), Ok(6 << 30), Ok(3 << 29)]);
+        for wrong in ["", "0", "G", "-1G", "1X", "1.2.3", "99999999999999T"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use crate::names::Projection;
 use crate::{LoadOptions, ModelError, catalogue};
 use bitnet_formats::{Checkpoint, Encoding, Source};
 use bitnet_kernels::{Activation, RopeStyle};
+use std::collections::BTreeSet;
 
 /// More decoder blocks than this are refused: a lying header, not a network.
 pub(crate) const MAX_LAYERS: usize = 512;
@@ -118,6 +119,9 @@ pub struct Config {
     pub activations: Activations,
     /// What the projection tensors hold.
     pub projections: ProjectionForm,
+    /// Projections of some blocks that hold floats all the same and are fed with floats (`modules_to_not_convert`). In GGUF the encoding
+    /// of a tensor says so.
+    pub float_projections: BTreeSet<(usize, Projection)>,
     /// Norms in front of the output and down projections (BitNet).
     pub sub_norms: bool,
     /// Per-head norms on queries and keys (Qwen3, Gemma3).

@@ -13,7 +13,7 @@ mod verify;
 pub use form::Form;
 pub use verify::{Likeness, compare_logits};
 
-use crate::inventory::{Inventory, is_float};
+use crate::inventory::{Held, Inventory, is_float};
 use crate::names::{BlockRole, Naming, Projection, Role};
 use crate::rope::HeadRows;
 use crate::{Config, LoadOptions, ModelError, RopeScaling, Tokenizer};
@@ -310,10 +310,16 @@ impl<'a> Planner<'a, '_> {
             _ => HeadRows::back(checkpoint, self.config, projection),
         };
         let refuse = |this: &Self, reason| this.inventory.refuse(tensor, reason);
+        let floats = matches!(held, Held::Float);
         let content = tensor::projection(tensor, held, rows, cols, self.config, self.options.load, order)
             .map_err(|reason| refuse(self, reason))?;
         match self.options.form {
-            Form::Gguf(encoding) => self.add(role, Some(tensor), vec![rows, cols], encoding, content),
+            Form::Gguf(encoding) => {
+                // floats would be taken for master weights of a ternary projection
+                let to = if floats { Encoding::Q8_0 } else { encoding };
+                self.add(role, Some(tensor), vec![rows, cols], to, content);
+            }
+            Form::HfPacked if floats => self.add(role, Some(tensor), vec![rows, cols], tensor.encoding, content),
             Form::HfFloat => {
                 let content = content.into_stored().map_err(|reason| refuse(self, reason.into()))?;
                 let to = if is_float(tensor.encoding) { tensor.encoding } else { Encoding::F32 };

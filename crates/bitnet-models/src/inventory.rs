@@ -16,6 +16,8 @@ pub(crate) enum Held {
     Master,
     /// As the encoding says, times a factor that stands beside.
     AsStored { factor: Option<f32> },
+    /// Floats that stay floats.
+    Float,
 }
 
 /// Finds tensors and remembers which were asked for.
@@ -127,6 +129,11 @@ impl<'a, 'c> Inventory<'a, 'c> {
         let tensor = self.require(Role::Block(layer, BlockRole::Weight(projection)))?;
         let scale = Role::Block(layer, BlockRole::Scale(projection));
         let (rows, cols) = self.config.projection_shape(projection);
+        if self.config.float_projections.contains(&(layer, projection)) {
+            self.expect_float(tensor)?;
+            self.expect_shape(tensor, rows, cols)?;
+            return Ok((tensor, Held::Float));
+        }
         let held = match self.config.projections {
             ProjectionForm::HfPacked { inverse_scale } => {
                 let beside = self.require(scale)?;

@@ -5,7 +5,7 @@ use bitnet_formats::{Checkpoint, Source};
 use std::fmt;
 
 /// A linear layer of a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
 pub enum Projection {
     Query,
@@ -39,6 +39,19 @@ impl Projection {
             Projection::Up => "ffn_up",
             Projection::Down => "ffn_down",
         }
+    }
+
+    /// The projection that a Hugging Face module name stands for, and its block: `model.layers.0.self_attn.q_proj`.
+    pub(crate) fn of_module(module: &str) -> Option<(usize, Projection)> {
+        let name = module.strip_prefix("model.").unwrap_or(module);
+        let (layer, name) = name.strip_prefix("layers.")?.split_once('.')?;
+        let projection = Projection::ALL.into_iter().find(|projection| projection.hugging_face() == name)?;
+        Some((layer.parse().ok()?, projection))
+    }
+
+    /// Its Hugging Face module name in a block.
+    pub(crate) fn module(self, layer: usize) -> String {
+        format!("model.layers.{layer}.{}", self.hugging_face())
     }
 
     fn hugging_face(self) -> &'static str {

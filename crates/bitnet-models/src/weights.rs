@@ -180,7 +180,7 @@ impl<'a> Loader<'a> {
                 Some(Encoding::HfPacked.decode_ternary(&tensor.bytes, rows, cols, Some(scale))?)
             }
             Held::Master => Some(Ternary::absmean(&self.inventory.finite(tensor, rows, cols)?, rows, cols)?),
-            Held::AsStored { .. } => None,
+            Held::AsStored { .. } | Held::Float => None,
         };
         let mut matrix = match (codes, order) {
             (Some(mut ternary), order) => {
@@ -189,8 +189,8 @@ impl<'a> Loader<'a> {
                 }
                 self.fed(tensor, ternary)?
             }
-            (None, Some(order)) => self.reordered(tensor, order, rows, cols)?,
-            (None, None) => self.stored(tensor, rows, cols)?,
+            (None, Some(order)) => self.reordered(tensor, held, order, rows, cols)?,
+            (None, None) => self.stored(tensor, held, rows, cols)?,
         };
         if let Held::AsStored { factor: Some(factor) } = held {
             matrix = self.rescaled(tensor, matrix, factor)?;
@@ -204,17 +204,28 @@ impl<'a> Loader<'a> {
     }
 
     /// A projection whose rows are brought into another order first, which takes a copy.
-    fn reordered(&mut self, tensor: &Tensor, order: HeadRows, rows: usize, cols: usize) -> Result<Matrix, ModelError> {
+    fn reordered(
+        &mut self,
+        tensor: &Tensor,
+        held: Held,
+        order: HeadRows,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Matrix, ModelError> {
         let bytes = order.apply(&tensor.bytes, tensor.encoding.byte_len(1, cols)?).into();
         let mapped = self.bytes.mapped;
-        let matrix = self.stored(&Tensor { bytes, ..tensor.clone() }, rows, cols)?;
+        let matrix = self.stored(&Tensor { bytes, ..tensor.clone() }, held, rows, cols)?;
         self.bytes.owned += self.bytes.mapped - mapped;
         self.bytes.mapped = mapped;
         Ok(matrix)
     }
 
     /// A projection whose encoding says what it holds.
-    fn stored(&mut self, tensor: &Tensor, rows: usize, cols: usize) -> Result<Matrix, ModelError> {
+    fn stored(&mut self, tensor: &Tensor, held: Held, rows: usize, cols: usize) -> Result<Matrix, ModelError> {
+        if matches!(held, Held::Float) {
+            self.note_once("some projections stay floats, as config.json says: fed with floats".into());
+            return self.dense(tensor, rows, cols).map(Matrix::Dense);
+        }
         let int8 = self.config.activations == Activations::Int8;
         if tensor.encoding.is_ternary() {
             if let Some(matrix) = self.in_place(tensor, rows, cols) {

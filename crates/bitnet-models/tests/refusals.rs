@@ -247,6 +247,11 @@ fn hugging_face_configs_that_are_refused() {
             json!({"quant_method": "bitnet", "modules_to_not_convert": ["layers.0"]}),
             "modules_to_not_convert",
         ),
+        (
+            "quantization_config",
+            json!({"quant_method": "bitnet", "modules_to_not_convert": ["model.layers.0.self_attn"]}),
+            "whole name",
+        ),
         ("attention_bias", json!(true), "bias"),
         ("rope_scaling", json!({"rope_type": "longrope"}), "longrope"),
         ("rope_scaling", json!({"rope_type": "llama3", "factor": 8.0}), "low_freq_factor"),

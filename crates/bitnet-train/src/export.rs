@@ -69,6 +69,12 @@ fn adapter_config(lora: &LoraRecipe) -> serde_json::Value {
     })
 }
 
+/// The head, and the projections that stay floats.
+fn unconverted(network: &Network) -> Vec<&str> {
+    let floats = network.floats.iter().map(|&index| network.params[index].module());
+    std::iter::once("lm_head").chain(floats).collect()
+}
+
 fn config(network: &Network, end: u32) -> serde_json::Value {
     let m = &network.recipe;
     let (class, model_type, activation) = match m.family {
@@ -100,7 +106,7 @@ fn config(network: &Network, end: u32) -> serde_json::Value {
             "quant_method": "bitnet",
             "linear_class": "autobitlinear",
             "quantization_mode": "online",
-            "modules_to_not_convert": ["lm_head"],
+            "modules_to_not_convert": unconverted(network),
         });
     }
     config

@@ -42,7 +42,7 @@ pub use error::TrainError;
 pub use export::export_last;
 pub use measure::Validation;
 pub use network::Network;
-pub use quantize::{QuantizeOptions, Quantizer};
+pub use quantize::{QuantizeOptions, Quantizer, Sensitivity};
 pub use recipe::{
     DataRecipe, Family, LoraRecipe, Method, ModelRecipe, OptimizerRecipe, Recipe, RunRecipe, Source, TeacherRecipe,
     TokenizerRecipe,

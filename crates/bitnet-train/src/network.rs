@@ -7,6 +7,7 @@ use crate::pass::Pass;
 use crate::random::Random;
 use crate::{Family, ModelRecipe, TrainError};
 use rayon::prelude::*;
+use std::collections::BTreeSet;
 
 /// Standard deviation of first weights, as in BitNet b1.58 2B-4T.
 const DEVIATION: f64 = 0.02;
@@ -19,6 +20,13 @@ pub(crate) struct Param {
     pub(crate) dims: Vec<usize>,
     pub(crate) values: Vec<f32>,
     pub(crate) gradient: Vec<f32>,
+}
+
+impl Param {
+    /// The name of the module whose weight it is.
+    pub(crate) fn module(&self) -> &str {
+        self.name.trim_end_matches(".weight")
+    }
 }
 
 /// Where the weights of a block stand among all.
@@ -37,6 +45,13 @@ pub(crate) struct Block {
     pub(crate) ffn_sub_norm: Option<usize>,
 }
 
+impl Block {
+    /// The projections that are fed with each of the four inputs.
+    pub(crate) fn by_input(&self) -> [Vec<usize>; 4] {
+        [vec![self.query, self.key, self.value], vec![self.output], vec![self.gate, self.up], vec![self.down]]
+    }
+}
+
 /// The embedding table, which is the output head too.
 pub(crate) const TABLE: usize = 0;
 
@@ -48,6 +63,8 @@ pub struct Network {
     pub(crate) blocks: Vec<Block>,
     pub(crate) final_norm: usize,
     pub(crate) rotations: Rotations,
+    /// Projections that stay floats in a ternary network, by the index of their parameter.
+    pub(crate) floats: BTreeSet<usize>,
     /// A side-car: then its parameters, which stand after all others, are the only ones that are trained.
     pub(crate) lora: Option<Lora>,
 }
@@ -90,7 +107,16 @@ impl Network {
         let blocks = (0..m.layers).map(&mut block).collect();
         let final_norm = add("norm".into(), &[m.hidden]);
         let rotations = Rotations::new(m.context, m.head_dim, m.rope_theta);
-        Network { recipe: recipe.clone(), vocab, params, blocks, final_norm, rotations, lora: None }
+        Network {
+            recipe: recipe.clone(),
+            vocab,
+            params,
+            blocks,
+            final_norm,
+            rotations,
+            floats: BTreeSet::new(),
+            lora: None,
+        }
     }
 
     /// The parameters that move.
@@ -137,6 +163,8 @@ impl Network {
 pub(crate) struct Matrix {
     /// Factor of all values.
     pub(crate) scale: f32,
+    /// Of the values, and of what they are multiplied with.
+    pub(crate) rounding: Rounding,
     /// For `x · Wᵀ`.
     pub(crate) forward: Packed,
     /// For `dy · W`.
@@ -146,7 +174,6 @@ pub(crate) struct Matrix {
 /// All matrices of one step, by the index of their parameter; norms have none.
 pub(crate) struct Weights {
     matrices: Vec<Option<Matrix>>,
-    pub(crate) rounding: Rounding,
 }
 
 impl Weights {
@@ -159,16 +186,17 @@ impl Weights {
                 return Ok(None); // computed in floats
             }
             // the head stays in full precision
-            let rounding = if index == TABLE { Rounding::Float } else { rounding };
+            let float = index == TABLE || network.floats.contains(&index);
+            let rounding = if float { Rounding::Float } else { rounding };
             let (values, scale) = ternary_values(&param.values, rows, cols, rounding)
                 .map_err(|e| TrainError::Weights { name: param.name.clone(), reason: e.to_string() })?;
             let (mut forward, mut backward) = (Packed::default(), Packed::default());
             forward.pack(&Operand::rows(Values::Bf16(&values), rows, cols));
             backward.pack(&Operand::columns(Values::Bf16(&values), rows, cols));
-            Ok(Some(Matrix { scale, forward, backward }))
+            Ok(Some(Matrix { scale, rounding, forward, backward }))
         };
         let matrices = network.params.par_iter().enumerate().map(pack).collect::<Result<_, TrainError>>()?;
-        Ok(Weights { matrices, rounding })
+        Ok(Weights { matrices })
     }
 
     /// The matrix of a parameter.

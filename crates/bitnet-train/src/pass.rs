@@ -190,7 +190,7 @@ impl Pass {
 
         // attention
         hidden.clone_from(&self.hidden);
-        attention_input.make(hidden, m.hidden, norm_weight(block.attention_norm), weights.rounding);
+        attention_input.make(hidden, m.hidden, norm_weight(block.attention_norm), weights.matrix(block.query).rounding);
         let x = lora_input(network, hidden, norm_weight(block.attention_norm));
         for (param, width, out, rotations) in [
             (block.query, queries, &mut *q, Some(rotations)),
@@ -207,13 +207,13 @@ impl Pass {
         attend(attention_shape(network, positions), q, k, v, split);
         join_heads(split, positions, m.heads, m.head_dim, None, sized(attended, tokens * queries));
         let sub_norm = block.attention_sub_norm.and_then(norm_weight);
-        output_input.make(attended, queries, sub_norm, weights.rounding);
+        output_input.make(attended, queries, sub_norm, weights.matrix(block.output).rounding);
         linear(weights, block.output, output_input, queries, Store::ADD, &mut self.hidden);
         add_low_rank(network, block.output, &lora_input(network, attended, sub_norm), &mut self.hidden);
 
         // feed-forward
         middle.clone_from(&self.hidden);
-        ffn_input.make(middle, m.hidden, norm_weight(block.ffn_norm), weights.rounding);
+        ffn_input.make(middle, m.hidden, norm_weight(block.ffn_norm), weights.matrix(block.gate).rounding);
         let x = lora_input(network, middle, norm_weight(block.ffn_norm));
         for (param, out) in [(block.gate, &mut *gates), (block.up, &mut *up)] {
             let out = sized(out, tokens * m.ffn);
@@ -223,7 +223,7 @@ impl Pass {
         let gated = room(a, tokens * m.ffn);
         gate(activation(network), gates, up, gated);
         let sub_norm = block.ffn_sub_norm.and_then(norm_weight);
-        down_input.make(gated, m.ffn, sub_norm, weights.rounding);
+        down_input.make(gated, m.ffn, sub_norm, weights.matrix(block.down).rounding);
         linear(weights, block.down, down_input, m.ffn, Store::ADD, &mut self.hidden);
         add_low_rank(network, block.down, &lora_input(network, gated, sub_norm), &mut self.hidden);
     }

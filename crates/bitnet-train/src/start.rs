@@ -52,6 +52,7 @@ fn open(dir: &Path) -> Result<(Checkpoint, ModelRecipe), TrainError> {
         ),
         (config.norm_eps == NORM_EPS, "another epsilon of norms than 1e-5"),
         (config.embed_scale == 1.0, "a scaled embedding"),
+        (config.float_projections.is_empty(), "projections that stay floats beside ternary ones"),
         (!matches!(config.projections, ProjectionForm::HfPacked { .. }), "packed weights: the master weights are lost"),
     ] {
         if !fits {

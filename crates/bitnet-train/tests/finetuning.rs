@@ -2,6 +2,7 @@
 
 use bitnet_formats::Checkpoint;
 use bitnet_kernels::{Batch, Cpu, CpuOptions, KvFormat};
+use bitnet_models::export::{Export, ExportOptions, Form};
 use bitnet_models::{ChatTemplate, Encoding, LoadOptions, Message, Model, StateShape, Tokenizer};
 use bitnet_train::{
     Event, Family, LoraRecipe, Method, ModelRecipe, QuantizeOptions, Quantizer, Recipe, TeacherRecipe, Trainer,
@@ -311,4 +312,68 @@ fn calibrated_rounding_costs_less_than_plain_rounding() {
     assert_eq!(trainer.validation().unwrap().bits_per_byte, calibrated);
     let again = QuantizeOptions { model: out, ..options };
     assert!(Quantizer::new(again).map(|_| ()).unwrap_err().to_string().contains("ternary already"));
+}
+
+#[test]
+fn what_rounding_hurts_most_stays_float_within_a_budget() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recipe = recipe(dir.path(), 60);
+    (recipe.model.family, recipe.model.ternary, recipe.model.layers) = (Family::Llama, false, 2);
+    // rows of whole Q8_0 blocks
+    recipe.model.ffn = 64;
+    recipe.optimizer.peak_lr = 3e-3;
+    run(&recipe, &dir.path().join("dense"));
+    let options = QuantizeOptions {
+        model: dir.path().join("dense/model"),
+        validation: recipe.data.validation.clone(),
+        context: 24,
+        seed: 1,
+        residual: 0,
+    };
+    let (texts, go_on) = (&recipe.data.train, &mut |_: usize, _: usize| true);
+    // per block: q 32 x 32, k and v 16 x 32, o 32 x 32, gate and up 64 x 32, down 32 x 64
+    let weights = 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32);
+    let mut ternary = Quantizer::new(options.clone()).unwrap();
+    let refused = ternary.plan(texts, 16, weights / 4 - 1, go_on).map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains(&(weights / 4).to_string()), "{refused}");
+    assert!(ternary.plan(texts, 16, weights / 4, go_on).unwrap().iter().all(|unit| !unit.float));
+    assert!(ternary.calibrate(texts, 16, go_on).unwrap());
+    let all_ternary = ternary.measure().unwrap().bits_per_byte;
+
+    let mut quantizer = Quantizer::new(options.clone()).unwrap();
+    let dense = quantizer.measure().unwrap().bits_per_byte;
+    let budget = weights / 2;
+    let plan = quantizer.plan(texts, 16, budget, go_on).unwrap();
+    assert_eq!(quantizer.measure().unwrap().bits_per_byte, dense, "planning changes nothing");
+    let bytes: usize = plan.iter().map(|unit| if unit.float { unit.weights * 34 / 32 } else { unit.weights / 4 }).sum();
+    assert_eq!((plan.len(), plan.iter().map(|unit| unit.weights as u64).sum()), (8, weights));
+    assert!(bytes as u64 <= budget && bytes as u64 > weights / 4, "{bytes} of {budget}");
+    assert!(quantizer.calibrate(texts, 16, go_on).unwrap());
+    let mixed = quantizer.measure().unwrap().bits_per_byte;
+    assert!(dense < mixed && mixed < all_ternary, "{dense} {mixed} {all_ternary}");
+    println!("dense {dense:.3}, mixed {mixed:.3}, ternary {all_ternary:.3}");
+
+    // the engine reads it so: from the directory, and from GGUF
+    let (out, out_ternary) = (dir.path().join("mixed"), dir.path().join("ternary"));
+    quantizer.export(&out).unwrap();
+    ternary.export(&out_ternary).unwrap();
+    let ids = [1, 20, 31, 7, 55, 90];
+    let wanted = logits(&options.model, &LoadOptions::default(), &ids);
+    let far = |x: &[f32]| x.iter().zip(&wanted).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
+    let of_directory = logits(&out, &LoadOptions::default(), &ids);
+    assert!(far(&of_directory) < far(&logits(&out_ternary, &LoadOptions::default(), &ids)));
+    let gguf = dir.path().join("mixed.gguf");
+    let checkpoint = Checkpoint::open(&out).unwrap();
+    let (form, load) = (Form::Gguf(bitnet_formats::Encoding::F32), LoadOptions::default());
+    let tokenizer = None;
+    let export = Export::plan(&checkpoint, &ExportOptions { form, embedding: None, tokenizer, load: &load }).unwrap();
+    let kept = export.tensors().iter().filter(|t| t.to == bitnet_formats::Encoding::Q8_0).count();
+    assert_eq!(kept, plan.iter().filter(|unit| unit.float).map(|unit| unit.modules.len()).sum::<usize>());
+    export.write(&gguf, &mut |_, _| true, &mut |_, _| Ok(())).unwrap();
+    let of_gguf = logits(&gguf, &LoadOptions::default(), &ids);
+    let difference = of_gguf.iter().zip(&of_directory).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+    assert!(difference > 0.0 && difference < 0.1, "{difference}"); // Q8_0 of some projections
+    // going on training it would ternarise what is to stay
+    let reason = ModelRecipe::of(&out).unwrap_err().to_string();
+    assert!(reason.contains("stay floats"), "{reason}");
 }

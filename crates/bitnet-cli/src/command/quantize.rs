@@ -4,6 +4,7 @@ use crate::console::Console;
 use crate::failure::Interrupted;
 use crate::interrupt::Watch;
 use crate::model_args::positive;
+use crate::numbers::size;
 use bitnet_train::{ModelRecipe, QuantizeOptions, Quantizer, Source, Validation};
 use clap::Args;
 use serde_json::json;
@@ -38,6 +39,10 @@ pub(crate) struct QuantizeArgs {
     /// Rank of a side-car that takes up most of what rounding changes; it lies in DIR/adapter, for --lora
     #[arg(long, value_name = "RANK", requires = "calibration", value_parser = positive)]
     residual: Option<usize>,
+    /// Bytes that all projections may take (2 bits per ternary weight, 8.5 per other one; KiB, MiB, GiB): those that rounding hurts most
+    /// stay floats as far as they fit
+    #[arg(long, value_name = "SIZE", requires = "calibration", value_parser = size)]
+    budget: Option<u64>,
     /// Decides which windows are taken
     #[arg(long, default_value = "42")]
     seed: u64,
@@ -73,14 +78,27 @@ pub(crate) fn run(args: &QuantizeArgs, console: &Console) -> anyhow::Result<()> 
         );
     }
     let watch = Watch::start()?;
-    let bar = console.step_bar("blocks", 0);
-    let done = quantizer.calibrate(&sources(&args.calibration), args.windows, &mut |done, blocks| {
-        bar.set_length(blocks as u64);
-        bar.set_position(done as u64);
-        !watch.asked()
-    })?;
-    bar.finish_and_clear();
-    if !done {
+    let calibration = sources(&args.calibration);
+    let shown = |name| {
+        let bar = console.step_bar(name, 0);
+        let watch = &watch;
+        move |done: usize, all: usize| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+            if done == all {
+                bar.finish_and_clear();
+            }
+            !watch.asked()
+        }
+    };
+    let mut plan = Vec::new();
+    if let Some(budget) = args.budget {
+        plan = quantizer.plan(&calibration, args.windows, budget, &mut shown("inputs measured"))?;
+        if plan.is_empty() {
+            return Err(Interrupted.into());
+        }
+    }
+    if !quantizer.calibrate(&calibration, args.windows, &mut shown("blocks"))? {
         return Err(Interrupted.into());
     }
     let calibrated = quantizer.measure()?;
@@ -94,9 +112,13 @@ pub(crate) fn run(args: &QuantizeArgs, console: &Console) -> anyhow::Result<()> 
             "plain_rounding": plain,
             "calibrated": calibrated,
             "residual_rank": args.residual,
+            "plan": plan,
         });
         writeln!(out, "{report}")?;
     } else {
+        for unit in plan.iter().filter(|unit| unit.float) {
+            writeln!(out, "stays float     {} (alone {:+.4} bits per byte)", unit.modules.join(", "), unit.damage)?;
+        }
         writeln!(
             out,
             "dense           {}\nplain rounding  {}\ncalibrated      {}",

@@ -19,7 +19,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "[NAME=]PATH", help_heading = "Model")]
     pub(crate) also: Vec<Also>,
     /// Memory that open models may take together, for example 6GiB [default: what the machine has available at start]
-    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Model")]
+    #[arg(long, value_name = "SIZE", value_parser = numbers::size, help_heading = "Model")]
     pub(crate) memory_budget: Option<u64>,
     /// TOML file with options by their long names (`port = 8080`); BITNET_SERVE_PORT and the like go before it
     #[arg(long, value_name = "FILE")]
@@ -153,38 +153,5 @@ fn warn_of_no_traces() {
     let asks = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     if let Some(name) = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"].into_iter().find(asks) {
         tracing::warn!("{name} is set, but this program was built without the feature `otel`: no traces are sent");
-    }
-}
-
-/// `512MiB`, `6 GiB`, `1.5G`: units of 1024; without one, bytes.
-fn size(text: &str) -> Result<u64, String> {
-    let wrong = || "expected a size such as 512MiB, 1.5GiB or a number of bytes".to_owned();
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let unit: u64 = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kb" | "kib" => 1 << 10,
-        "m" | "mb" | "mib" => 1 << 20,
-        "g" | "gb" | "gib" => 1 << 30,
-        "t" | "tb" | "tib" => 1 << 40,
-        _ => return Err(wrong()),
-    };
-    let bytes = match number.parse::<u64>() {
-        Ok(whole) => whole.checked_mul(unit).ok_or_else(wrong)?,
-        Err(_) => (number.parse::<f64>().map_err(|_| wrong())? * unit as f64) as u64,
-    };
-    if bytes == 0 { Err(wrong()) } else { Ok(bytes) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes() {
-        assert_eq!([size("4096"), size("6GiB"), size("1.5 g")], [Ok(4096), Ok(6 << 30), Ok(3 << 29)]);
-        for wrong in ["", "0", "G", "-1G", "1X", "1.2.3", "99999999999999T"] {
-            assert!(size(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -4,6 +4,7 @@ use super::{Activations, Config, Pooling, ProjectionForm, RopeScaling, Sliding, 
 use crate::ModelError;
 use bitnet_formats::{Checkpoint, gguf::Metadata};
 use bitnet_kernels::{Activation, RopeStyle};
+use std::collections::BTreeSet;
 
 const SUPPORTED: &str = "bitnet, bitnet-25, bitnet-b1.58, llama, qwen3, gemma3";
 
@@ -94,6 +95,7 @@ pub(super) fn read(
         activation,
         activations: activations(metadata, in_norms || family == Family::BitNet || holds_i2s(checkpoint))?,
         projections: ProjectionForm::AsStored,
+        float_projections: BTreeSet::new(),
         sub_norms: family == Family::BitNet,
         qk_norms: matches!(family, Family::Qwen3 | Family::Gemma3),
         post_norms: gemma,

@@ -2,9 +2,11 @@
 
 use super::{Activations, Config, Pooling, ProjectionForm, RopeScaling, Sliding, activation};
 use crate::ModelError;
+use crate::names::Projection;
 use bitnet_formats::{Checkpoint, Encoding, safetensors::HfConfig};
 use bitnet_kernels::{Activation, RopeStyle};
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 const SUPPORTED: &str = "BitNetForCausalLM, BitnetForCausalLM (1bitLLM), LlamaForCausalLM, Qwen3ForCausalLM, \
                          Qwen3Model, Gemma3ForCausalLM, Gemma3TextModel";
@@ -79,6 +81,7 @@ pub(super) fn read(hf: &HfConfig, checkpoint: &Checkpoint, notes: &mut Vec<Strin
         activation,
         activations: if projections == ProjectionForm::AsStored { Activations::Float } else { Activations::Int8 },
         projections,
+        float_projections: float_projections(json)?,
         sub_norms: matches!(family, Family::BitNet | Family::OneBitLlm),
         qk_norms: matches!(family, Family::Qwen3 | Family::Gemma3),
         post_norms: gemma,
@@ -131,6 +134,28 @@ fn family(json: Json<'_>) -> Result<(Family, String), ModelError> {
     Ok((family, name.to_string()))
 }
 
+/// The projections that `modules_to_not_convert` names.
+fn float_projections(json: Json<'_>) -> Result<BTreeSet<(usize, Projection)>, ModelError> {
+    let mut floats = BTreeSet::new();
+    let config = json.0.get("quantization_config");
+    let modules = config.and_then(|config| config.get("modules_to_not_convert")).and_then(Value::as_array);
+    for module in modules.into_iter().flatten() {
+        let module = module.as_str().unwrap_or_default();
+        // heads and embeddings are never ternary here
+        if matches!(module, "lm_head" | "embed_tokens" | "model.embed_tokens") {
+            continue;
+        }
+        // transformers takes a name as a pattern: only the whole name of a projection cannot mean more than it says
+        floats.insert(Projection::of_module(module).ok_or_else(|| {
+            ModelError::Config(format!(
+                "modules_to_not_convert names {module:?}: only lm_head, embed_tokens and projections by their whole name \
+                 (model.layers.0.self_attn.q_proj) may stay unconverted"
+            ))
+        })?);
+    }
+    Ok(floats)
+}
+
 /// What the projections hold, and the epsilon of the norms inside them.
 fn quantization(
     json: Json<'_>,
@@ -176,15 +201,6 @@ fn quantization(
         other => {
             let other = other.unwrap_or("(none)");
             return Err(ModelError::Config(format!("quant_method {other} is not supported (supported: bitnet)")));
-        }
-    }
-    for module in config.0.get("modules_to_not_convert").and_then(Value::as_array).into_iter().flatten() {
-        let module = module.as_str().unwrap_or_default();
-        // heads and embeddings are never ternary here; anything else would need per-module treatment
-        if !matches!(module, "lm_head" | "embed_tokens" | "model.embed_tokens") {
-            return Err(ModelError::Config(format!(
-                "modules_to_not_convert names {module:?}: only lm_head and embed_tokens may stay unconverted"
-            )));
         }
     }
     let auto = match config.string("linear_class")? {

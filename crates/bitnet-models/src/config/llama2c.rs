@@ -3,6 +3,7 @@
 use super::{Activations, Config, ProjectionForm, RopeScaling};
 use bitnet_formats::llama2c::Header;
 use bitnet_kernels::{Activation, RopeStyle};
+use std::collections::BTreeSet;
 
 pub(super) fn read(header: &Header) -> Config {
     let head_dim = header.dim.checked_div(header.n_heads).unwrap_or(0);
@@ -27,6 +28,7 @@ pub(super) fn read(header: &Header) -> Config {
         activation: Activation::Silu,
         activations: Activations::Float,
         projections: ProjectionForm::AsStored,
+        float_projections: BTreeSet::new(),
         sub_norms: false,
         qk_norms: false,
         post_norms: false,

@@ -178,10 +178,16 @@ fn json(config: &Config, form: Form, tokenizer: Option<&Tokenizer>) -> Result<Va
             "quant_method": "bitnet",
             "linear_class": "autobitlinear",
             "quantization_mode": if form == Form::HfPacked { "offline" } else { "online" },
-            "modules_to_not_convert": ["lm_head"],
+            "modules_to_not_convert": unconverted(config),
         });
     }
     Ok(json)
+}
+
+/// The head, and the projections that stay floats.
+fn unconverted(config: &Config) -> Vec<String> {
+    let projections = config.float_projections.iter().map(|&(layer, projection)| projection.module(layer));
+    std::iter::once("lm_head".into()).chain(projections).collect()
 }
 
 fn refuse(config: &Config, what: &str) -> ModelError {

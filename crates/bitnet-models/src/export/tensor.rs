@@ -54,6 +54,7 @@ pub(super) fn projection<'a>(
     let reading = match held {
         Held::HfPacked { scale } => Reading::HfPacked { scale },
         Held::Master => Reading::Floats { detect: false, master: true },
+        Held::Float => return Ok(Content::Dense { tensor, order }),
         Held::AsStored { factor } if tensor.encoding.is_ternary() => {
             let encoding = match (tensor.encoding, load.i2s_layout) {
                 (Encoding::I2S(_), Some(layout)) => Encoding::I2S(layout),
