@@ -30,7 +30,8 @@ impl Linear {
 
     /// Codes and scale by absmean, as every loader makes them.
     pub(crate) fn codes(&self) -> Ternary {
-        Ternary::absmean(&self.weights, self.outputs, self.inputs).expect("finite weights")
+        Ternary::absmean(&self.weights, self.outputs, self.inputs)
+            .expect("training stops at weights that are not finite")
     }
 
     /// What the layer multiplies with.

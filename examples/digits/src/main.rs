@@ -32,10 +32,10 @@ struct Comparison {
 fn compare(train: &Dataset, test: &Dataset, shape: &[(Window, usize)], epochs: usize) -> anyhow::Result<Comparison> {
     let learn = |ternary: bool| {
         let mut network = Network::new(train.size, train.channels, shape, ternary, 1);
-        network.train(train, epochs, 2);
-        network
+        network.train(train, epochs, 2)?;
+        anyhow::Ok(network)
     };
-    let (float, ternary) = (learn(false), learn(true));
+    let (float, ternary) = (learn(false)?, learn(true)?);
     let answers = ternary.answers(test);
     let engine = engine::answers(&ternary, test)?;
     Ok(Comparison {

@@ -156,8 +156,8 @@ impl Network {
         kept
     }
 
-    /// Trains with cross-entropy over `epochs` shuffled passes.
-    pub(crate) fn train(&mut self, data: &Dataset, epochs: usize, seed: u64) {
+    /// Trains with cross-entropy over `epochs` shuffled passes. Stops with an error when a weight is no number any more.
+    pub(crate) fn train(&mut self, data: &Dataset, epochs: usize, seed: u64) -> anyhow::Result<()> {
         let mut images: Vec<(&[f32], u8)> = data.images().collect();
         let mut random = Random(seed);
         let steps = epochs * images.len() / BATCH;
@@ -181,8 +181,11 @@ impl Network {
                 step += 1;
                 let rate = RATE * (1.0 - step as f32 / (steps + 1) as f32);
                 self.layers.iter_mut().for_each(|layer| layer.linear.step(step, rate));
+                let finite = |layer: &Layer| layer.linear.weights.iter().all(|w| w.is_finite());
+                anyhow::ensure!(self.layers.iter().all(finite), "diverged in step {step} of {steps}");
             }
         }
+        Ok(())
     }
 
     /// The likeliest class of every image.
