@@ -17,6 +17,9 @@ use crate::ternary_matmul::Panel;
 /// Tokens, at most: rows of a tile.
 pub(super) const MOST: usize = TILE_ROWS;
 
+/// Tiles of rows that take turns: the sums of one are stored while the other is multiplied.
+const TILES: usize = 2;
+
 /// Sums of 16 tokens × 16 rows of weights.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
@@ -34,21 +37,33 @@ pub(super) unsafe fn multiply(panel: Panel<'_>, x: &Quantized, store: &mut impl 
     let _configured = unsafe { Tiles::configure([tokens, tokens, tokens, tokens, WHOLE, WHOLE, tokens, tokens]) };
     let units = panel.row(0).len().div_ceil(64);
     let activations = x.codes(0..x.len());
-    let mut weights = [[[Line([0; TILE_BYTES]); TILE_ROWS]; 1]; STEPS];
-    let mut sums = [Sums([[0; TILE_ROWS]; MOST]); STEPS];
-    for first in (0..panel.rows()).step_by(TILE_ROWS) {
+    // one is unpacked while the other is multiplied: a tile is loaded from lines that have left the store buffer
+    let (mut one, mut other) =
+        ([[[Line([0; TILE_BYTES]); TILE_ROWS]; TILES]; STEPS], [[[Line([0; TILE_BYTES]); TILE_ROWS]; TILES]; STEPS]);
+    let (mut now, mut next) = (&mut one, &mut other);
+    let mut sums = [[Sums([[0; TILE_ROWS]; MOST]); STEPS]; TILES];
+    unpack(panel, 0, 0..1, now);
+    for first in (0..panel.rows()).step_by(TILES * TILE_ROWS) {
         for unit in 0..units {
-            unpack(panel, first, unit..unit + 1, &mut weights);
-            // SAFETY: the tiles are configured for the tokens of `x`.
-            unsafe { add_products(activations, x.len(), unit, &weights, &mut sums) };
-        }
-        let [a, b, c, d] = &sums;
-        for token in 0..x.len() {
-            let mut line = [0; TILE_ROWS];
-            for (r, line) in line.iter_mut().enumerate() {
-                *line = (a.0[token][r] + b.0[token][r]) + (c.0[token][r] + d.0[token][r]);
+            if unit + 1 < units {
+                unpack(panel, first, unit + 1..unit + 2, next);
+            } else if first + TILES * TILE_ROWS < panel.rows() {
+                unpack(panel, first + TILES * TILE_ROWS, 0..1, next);
             }
-            store(first, token, &line[..TILE_ROWS.min(panel.rows() - first)]);
+            for tile in 0..TILES {
+                // SAFETY: the tiles are configured for the tokens of `x`.
+                unsafe { add_products(activations, x.len(), unit, now, tile, &mut sums[tile]) };
+            }
+            (now, next) = (next, now);
+        }
+        for (first, [a, b, c, d]) in (first..panel.rows()).step_by(TILE_ROWS).zip(&sums) {
+            for token in 0..x.len() {
+                let mut line = [0; TILE_ROWS];
+                for (r, line) in line.iter_mut().enumerate() {
+                    *line = (a.0[token][r] + b.0[token][r]) + (c.0[token][r] + d.0[token][r]);
+                }
+                store(first, token, &line[..TILE_ROWS.min(panel.rows() - first)]);
+            }
         }
     }
 }
@@ -63,7 +78,8 @@ unsafe fn add_products(
     activations: &[i8],
     tokens: usize,
     unit: usize,
-    weights: &[[[Line; TILE_ROWS]; 1]; STEPS],
+    weights: &[[[Line; TILE_ROWS]; TILES]; STEPS],
+    tile: usize,
     sums: &mut [Sums; STEPS],
 ) {
     let stride = activations.len() / tokens;
@@ -91,13 +107,13 @@ unsafe fn add_products(
             "tileloadd tmm4, [{weights} + {line}]",
             "tdpbssd tmm0, tmm6, tmm4",
             "tileloadd tmm7, [{activations} + {stride} + 64]",
-            "tileloadd tmm5, [{weights} + {line} + 1024]",
+            "tileloadd tmm5, [{weights} + {line} + 2048]",
             "tdpbssd tmm1, tmm7, tmm5",
             "tileloadd tmm6, [{activations} + {stride} + 128]",
-            "tileloadd tmm4, [{weights} + {line} + 2048]",
+            "tileloadd tmm4, [{weights} + {line} + 4096]",
             "tdpbssd tmm2, tmm6, tmm4",
             "tileloadd tmm7, [{activations} + {stride} + 192]",
-            "tileloadd tmm5, [{weights} + {line} + 3072]",
+            "tileloadd tmm5, [{weights} + {line} + 6144]",
             "tdpbssd tmm3, tmm7, tmm5",
             "tilestored [{sums} + {line}], tmm0",
             "tilestored [{sums} + {line} + 1024], tmm1",
@@ -105,7 +121,7 @@ unsafe fn add_products(
             "tilestored [{sums} + {line} + 3072], tmm3",
             unit = in(reg) unit,
             activations = in(reg) activations.as_ptr().add(unit * UNIT),
-            weights = in(reg) weights.as_ptr(),
+            weights = in(reg) weights[0][tile].as_ptr(),
             sums = in(reg) sums.as_mut_ptr(),
             stride = in(reg) stride,
             line = in(reg) TILE_BYTES,
