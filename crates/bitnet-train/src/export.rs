@@ -69,10 +69,11 @@ fn adapter_config(lora: &LoraRecipe) -> serde_json::Value {
     })
 }
 
-/// The head, and the projections that stay floats.
+/// The head, and the projections that stay floats: all of them in the float twin of a BitNet, whose class alone would say that they are ternary.
 fn unconverted(network: &Network) -> Vec<&str> {
-    let floats = network.floats.iter().map(|&index| network.params[index].module());
-    std::iter::once("lm_head").chain(floats).collect()
+    let stays = |index: &usize| !network.recipe.ternary || network.floats.contains(index);
+    let projections = network.blocks.iter().flat_map(|block| block.by_input()).flatten().filter(stays);
+    std::iter::once("lm_head").chain(projections.map(|index| network.params[index].module())).collect()
 }
 
 fn config(network: &Network, end: u32) -> serde_json::Value {
@@ -101,7 +102,7 @@ fn config(network: &Network, end: u32) -> serde_json::Value {
         "torch_dtype": "float32",
         "attention_bias": false,
     });
-    if m.ternary {
+    if m.ternary || m.family == Family::Bitnet {
         config["quantization_config"] = json!({
             "quant_method": "bitnet",
             "linear_class": "autobitlinear",

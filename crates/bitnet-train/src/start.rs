@@ -5,6 +5,7 @@ use crate::ops::NORM_EPS;
 use crate::{Family, ModelRecipe, TrainError};
 use bitnet_formats::{Checkpoint, Source};
 use bitnet_kernels::Activation;
+use bitnet_models::names::Projection;
 use bitnet_models::{Activations, Config, LoadOptions, ProjectionForm, RopeScaling};
 use std::path::Path;
 
@@ -43,6 +44,7 @@ fn open(dir: &Path) -> Result<(Checkpoint, ModelRecipe), TrainError> {
         && config.in_norm_eps.is_none()
         && config.sliding.is_none()
         && config.pooling.is_none();
+    let all_float = config.float_projections.len() == config.layers * Projection::ALL.len();
     for (fits, what) in [
         (plain, "norms of queries and keys or after projections, a sliding window or pooling"),
         (config.tied_head, "a head of its own beside the embedding"),
@@ -52,7 +54,7 @@ fn open(dir: &Path) -> Result<(Checkpoint, ModelRecipe), TrainError> {
         ),
         (config.norm_eps == NORM_EPS, "another epsilon of norms than 1e-5"),
         (config.embed_scale == 1.0, "a scaled embedding"),
-        (config.float_projections.is_empty(), "projections that stay floats beside ternary ones"),
+        (config.float_projections.is_empty() || all_float, "projections that stay floats beside ternary ones"),
         (!matches!(config.projections, ProjectionForm::HfPacked { .. }), "packed weights: the master weights are lost"),
     ] {
         if !fits {
@@ -61,7 +63,7 @@ fn open(dir: &Path) -> Result<(Checkpoint, ModelRecipe), TrainError> {
     }
     let shape = ModelRecipe {
         family,
-        ternary: config.projections == ProjectionForm::Master && config.activations == Activations::Int8,
+        ternary: config.projections == ProjectionForm::Master && config.activations == Activations::Int8 && !all_float,
         hidden: config.hidden,
         ffn: config.ffn,
         layers: config.layers,
