@@ -2,11 +2,10 @@
 //!
 //! Sixteen rows and 256 columns at a time are unpacked, four kilobytes, and meet all tokens at once. A tile product takes as
 //! many clocks as there are tokens, but the next one may add to the same sums only after 52: four tiles of sums take turns,
-//! one for each step of 64 columns in a unit. The next weights are unpacked before these are multiplied, so that tiles are not
-//! loaded from lines that were written just before.
+//! one for each step of 64 columns in a unit. Unpacking more columns at a time was slower (see docs/src/performance.md).
 //!
 //! Bounds per kilobyte of weights (16 rows × 256 columns): a core gets it from memory in some 250 clocks, and there are 64
-//! shuffles, 64 bit-matrix products, 64 stores and 64 loads of lines. With 8 tokens it takes about 480.
+//! shuffles, 64 bit-matrix products, 64 stores and 64 loads of lines. With 8 tokens it takes about 560.
 
 use std::arch::asm;
 
@@ -17,15 +16,6 @@ use crate::ternary_matmul::Panel;
 
 /// Tokens, at most: rows of a tile.
 pub(super) const MOST: usize = TILE_ROWS;
-
-/// Tiles of rows that take turns: the sums of one are stored while the other is multiplied.
-const TILES: usize = 2;
-
-/// Weights of a unit.
-type Unpacked = [[[Line; TILE_ROWS]; TILES]; STEPS];
-
-/// Bytes from a step of a tile to the next.
-const STEP: usize = TILES * TILE_ROWS * TILE_BYTES;
 
 /// Sums of 16 tokens × 16 rows of weights.
 #[derive(Clone, Copy)]
@@ -44,31 +34,21 @@ pub(super) unsafe fn multiply(panel: Panel<'_>, x: &Quantized, store: &mut impl 
     let _configured = unsafe { Tiles::configure([tokens, tokens, tokens, tokens, WHOLE, WHOLE, tokens, tokens]) };
     let units = panel.row(0).len().div_ceil(64);
     let activations = x.codes(0..x.len());
-    let mut weights: [Unpacked; 2] = [[[[Line([0; TILE_BYTES]); TILE_ROWS]; TILES]; STEPS]; 2];
-    let [mut now, mut next] = weights.each_mut();
-    let mut sums = [[Sums([[0; TILE_ROWS]; MOST]); STEPS]; TILES];
-    unpack(panel, 0, 0..1, now);
-    for first in (0..panel.rows()).step_by(TILES * TILE_ROWS) {
+    let mut weights = [[[Line([0; TILE_BYTES]); TILE_ROWS]; 1]; STEPS];
+    let mut sums = [Sums([[0; TILE_ROWS]; MOST]); STEPS];
+    for first in (0..panel.rows()).step_by(TILE_ROWS) {
         for unit in 0..units {
-            if unit + 1 < units {
-                unpack(panel, first, unit + 1..unit + 2, next);
-            } else if first + TILES * TILE_ROWS < panel.rows() {
-                unpack(panel, first + TILES * TILE_ROWS, 0..1, next);
-            }
-            for tile in 0..TILES {
-                // SAFETY: the tiles are configured for the tokens of `x`.
-                unsafe { add_products(activations, x.len(), unit, now, tile, &mut sums[tile]) };
-            }
-            (now, next) = (next, now);
+            unpack(panel, first, unit..unit + 1, &mut weights);
+            // SAFETY: the tiles are configured for the tokens of `x`.
+            unsafe { add_products(activations, x.len(), unit, &weights, &mut sums) };
         }
-        for (first, [a, b, c, d]) in (first..panel.rows()).step_by(TILE_ROWS).zip(&sums) {
-            for token in 0..x.len() {
-                let mut line = [0; TILE_ROWS];
-                for (r, line) in line.iter_mut().enumerate() {
-                    *line = (a.0[token][r] + b.0[token][r]) + (c.0[token][r] + d.0[token][r]);
-                }
-                store(first, token, &line[..TILE_ROWS.min(panel.rows() - first)]);
+        let [a, b, c, d] = &sums;
+        for token in 0..x.len() {
+            let mut line = [0; TILE_ROWS];
+            for (r, line) in line.iter_mut().enumerate() {
+                *line = (a.0[token][r] + b.0[token][r]) + (c.0[token][r] + d.0[token][r]);
             }
+            store(first, token, &line[..TILE_ROWS.min(panel.rows() - first)]);
         }
     }
 }
@@ -83,16 +63,15 @@ unsafe fn add_products(
     activations: &[i8],
     tokens: usize,
     unit: usize,
-    weights: &Unpacked,
-    tile: usize,
+    weights: &[[[Line; TILE_ROWS]; 1]; STEPS],
     sums: &mut [Sums; STEPS],
 ) {
     let stride = activations.len() / tokens;
     assert!(tokens <= MOST && activations.len() == tokens * stride);
     assert!((unit + 1) * UNIT <= stride);
-    // SAFETY: with steps of `stride`, tiles 6 and 7 read `tokens` rows of activations, 256 bytes, which end within the slice by the
-    // assertions. Tiles 4 and 5 read 1024 bytes of weights for each of four steps, all within `weights`. Tiles 0..4 read and
-    // write 64 bytes of sums for each of `tokens`, out of 16.
+    // SAFETY: with steps of `stride`, tiles 6 and 7 read `tokens` rows of activations, 256 bytes, which end
+    // within the slice by the assertions. Tiles 4 and 5 read the 4096 bytes of weights. Tiles 0..4 read and write 64
+    // bytes of sums for each of `tokens`, out of 16.
     unsafe {
         asm!(
             "test {unit}, {unit}",
@@ -112,13 +91,13 @@ unsafe fn add_products(
             "tileloadd tmm4, [{weights} + {line}]",
             "tdpbssd tmm0, tmm6, tmm4",
             "tileloadd tmm7, [{activations} + {stride} + 64]",
-            "tileloadd tmm5, [{weights} + {line} + {step}]",
+            "tileloadd tmm5, [{weights} + {line} + 1024]",
             "tdpbssd tmm1, tmm7, tmm5",
             "tileloadd tmm6, [{activations} + {stride} + 128]",
-            "tileloadd tmm4, [{weights} + {line} + 2 * {step}]",
+            "tileloadd tmm4, [{weights} + {line} + 2048]",
             "tdpbssd tmm2, tmm6, tmm4",
             "tileloadd tmm7, [{activations} + {stride} + 192]",
-            "tileloadd tmm5, [{weights} + {line} + 3 * {step}]",
+            "tileloadd tmm5, [{weights} + {line} + 3072]",
             "tdpbssd tmm3, tmm7, tmm5",
             "tilestored [{sums} + {line}], tmm0",
             "tilestored [{sums} + {line} + 1024], tmm1",
@@ -126,11 +105,10 @@ unsafe fn add_products(
             "tilestored [{sums} + {line} + 3072], tmm3",
             unit = in(reg) unit,
             activations = in(reg) activations.as_ptr().add(unit * UNIT),
-            weights = in(reg) weights[0][tile].as_ptr(),
+            weights = in(reg) weights.as_ptr(),
             sums = in(reg) sums.as_mut_ptr(),
             stride = in(reg) stride,
             line = in(reg) TILE_BYTES,
-            step = const STEP,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
