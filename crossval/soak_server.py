@@ -7,7 +7,8 @@
 
 The soak sends streams, streams that are left, readers that dawdle, long prompts, answers of a form, function calls, Anthropic's and
 OpenAI's newer spelling, broken JSON and broken HTTP. It fails unless every answer is complete or a proper error, the server is idle at the end without a held page, and
-(with --pid) its memory came back to where it was after the first quarter, give or take 5 %.
+(with --pid) its memory came back to where it was after the first quarter, give or take 5 %. With --ca FILE it speaks HTTPS to a server whose
+certificate that file signs; with --model NAME, more than once, requests ask for one model or another.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import http.client
 import json
 import random
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -28,14 +30,25 @@ parser.add_argument("--clients", type=int, default=64)
 parser.add_argument("--tokens", type=int, default=64, help="new tokens of the streams that are measured")
 parser.add_argument("--requests", type=int, default=50, help="requests of one token, of each of eight clients")
 parser.add_argument("--pid", type=int)
+parser.add_argument("--ca", help="certificates (PEM) that the server's is checked with")
+parser.add_argument("--model", action="append", default=[], help="a model to ask for (repeatable)")
 arguments = parser.parse_args()
 host, port = arguments.address.rsplit(":", 1)
 SCHEMA = {"type": "object", "additionalProperties": False, "required": ["name", "tame"],
           "properties": {"name": {"type": "string", "maxLength": 12}, "tame": {"type": "boolean"}}}
 
 
+TLS = ssl.create_default_context(cafile=arguments.ca) if arguments.ca else None
+
+
 def connect():
+    if TLS:
+        return http.client.HTTPSConnection(host, int(port), timeout=300, context=TLS)
     return http.client.HTTPConnection(host, int(port), timeout=300)
+
+
+def model(seed):
+    return {"model": arguments.model[seed % len(arguments.model)]} if arguments.model else {}
 
 
 def post(connection, path, body):
@@ -45,10 +58,15 @@ def post(connection, path, body):
 
 
 def metrics():
+    """Sums over models."""
     connection = connect()
     connection.request("GET", "/metrics")
-    lines = connection.getresponse().read().decode().splitlines()
-    return {name: float(value) for name, value in (l.rsplit(" ", 1) for l in lines if not l.startswith("#"))}
+    sums = collections.Counter()
+    for line in connection.getresponse().read().decode().splitlines():
+        if not line.startswith("#"):
+            name, value = line.rsplit(" ", 1)
+            sums[name.split("{")[0]] += float(value)
+    return sums
 
 
 def memory():
@@ -64,7 +82,7 @@ def expect(condition, what):
 
 def chat(seed, **more):
     return {"messages": [{"role": "user", "content": f"Once upon a time there was number {seed % 50}"}], "seed": seed,
-            "max_tokens": 8 + seed % 60, **more}
+            "max_tokens": 8 + seed % 60, **model(seed), **more}
 
 
 def refused(response, body):
@@ -107,7 +125,7 @@ def leave(seed):
 
 def long_prompt(seed):
     prompt = " ".join(f"word{(seed * 7 + i) % 997}" for i in range(40 + seed % 60))
-    response = post(connect(), "/v1/completions", {"prompt": prompt, "max_tokens": 4})
+    response = post(connect(), "/v1/completions", {"prompt": prompt, "max_tokens": 4, **model(seed)})
     body = response.read()
     fits = response.status == 200 or json.loads(body)["error"]["code"] == "context_length_exceeded"
     expect(refused(response, body) or fits, body)
@@ -153,10 +171,17 @@ def broken_json(seed):
 
 
 def broken_http(seed):
-    with socket.create_connection((host, int(port)), timeout=60) as raw:
+    connection = socket.create_connection((host, int(port)), timeout=60)
+    if TLS and seed % 2:
+        connection = TLS.wrap_socket(connection, server_hostname=host)
+    with connection as raw:
         raw.sendall(random.Random(seed).randbytes(1 + seed % 300) + b"\r\n\r\n")
-        answer = raw.recv(1000)
-        expect(not answer or answer.startswith(b"HTTP/1.1 4"), answer)
+        try:
+            answer = raw.recv(1000)
+        except ConnectionResetError:
+            answer = b""
+        alert = b"\x15\x03" if TLS else b"HTTP/1.1 4"
+        expect(not answer or answer.startswith((b"HTTP/1.1 4", alert)), answer)
 
 
 KINDS = [whole, whole, stream, stream, dawdle, leave, long_prompt, of_a_form, call, other_spelling, broken_json,
