@@ -303,7 +303,7 @@ mod tests {
     #[test]
     fn what_costs_most_per_byte_stays() {
         let unit = |weights, damage| Sensitivity { modules: Vec::new(), weights, damage, float: false };
-        // 25.6 KB more each per 32,768 weights: 1.0625 - 0.25 bytes per weight
+        // 1.0625 bytes per weight instead of 0.25: 26,624 more for 32,768 weights
         let mut plan = [unit(32_768, 0.3), unit(65_536, 0.4), unit(32_768, 0.1), unit(32_768, -0.01)];
         let ternary = (3 * 32_768 + 65_536) / 4;
         assert!(choose(&mut plan, ternary - 1).is_err());

@@ -260,20 +260,20 @@ fn what_cannot_be_started_from_is_said() {
     assert!(refused(&recipe, &dir.path().join("none")).contains("text.txt"));
 }
 
+/// Trains a dense model of two blocks to be rounded: its recipe, how it is quantised, and its bits per byte.
+fn dense_model(dir: &Path, ffn: usize) -> (Recipe, QuantizeOptions, f64) {
+    let mut recipe = recipe(dir, 60);
+    (recipe.model.family, recipe.model.ternary, recipe.model.layers) = (Family::Llama, false, 2);
+    (recipe.model.ffn, recipe.optimizer.peak_lr) = (ffn, 3e-3);
+    let (_, bits) = run(&recipe, &dir.join("dense"));
+    let (model, validation) = (dir.join("dense/model"), recipe.data.validation.clone());
+    (recipe, QuantizeOptions { model, validation, context: 24, seed: 1, residual: 0 }, bits)
+}
+
 #[test]
 fn calibrated_rounding_costs_less_than_plain_rounding() {
     let dir = tempfile::tempdir().unwrap();
-    let mut recipe = recipe(dir.path(), 60);
-    (recipe.model.family, recipe.model.ternary, recipe.model.layers) = (Family::Llama, false, 2);
-    recipe.optimizer.peak_lr = 3e-3;
-    let (_, bits) = run(&recipe, &dir.path().join("dense"));
-    let options = QuantizeOptions {
-        model: dir.path().join("dense/model"),
-        validation: recipe.data.validation.clone(),
-        context: 24,
-        seed: 1,
-        residual: 0,
-    };
+    let (recipe, options, bits) = dense_model(dir.path(), 48);
     let mut quantizer = Quantizer::new(options.clone()).unwrap();
     let dense = quantizer.measure().unwrap().bits_per_byte;
     assert!((dense - bits).abs() < 1e-9, "{dense} {bits}");
@@ -317,19 +317,7 @@ fn calibrated_rounding_costs_less_than_plain_rounding() {
 #[test]
 fn what_rounding_hurts_most_stays_float_within_a_budget() {
     let dir = tempfile::tempdir().unwrap();
-    let mut recipe = recipe(dir.path(), 60);
-    (recipe.model.family, recipe.model.ternary, recipe.model.layers) = (Family::Llama, false, 2);
-    // rows of whole Q8_0 blocks
-    recipe.model.ffn = 64;
-    recipe.optimizer.peak_lr = 3e-3;
-    run(&recipe, &dir.path().join("dense"));
-    let options = QuantizeOptions {
-        model: dir.path().join("dense/model"),
-        validation: recipe.data.validation.clone(),
-        context: 24,
-        seed: 1,
-        residual: 0,
-    };
+    let (recipe, options, _) = dense_model(dir.path(), 64); // rows of whole Q8_0 blocks
     let (texts, go_on) = (&recipe.data.train, &mut |_: usize, _: usize| true);
     // per block: q 32 x 32, k and v 16 x 32, o 32 x 32, gate and up 64 x 32, down 32 x 64
     let weights = 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32);
