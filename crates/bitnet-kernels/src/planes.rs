@@ -147,6 +147,12 @@ impl<'a> CoarseRows<'a> {
         self.bytes.len() / self.row_bytes
     }
 
+    /// Bytes from row to row.
+    #[cfg(target_arch = "x86_64")] // the matrix unit goes from row to row by itself
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
     /// Halves and bits of a row, one entry per block.
     #[inline(always)]
     pub(crate) fn row(&self, row: usize) -> (&'a [[u8; HALVES]], &'a [[u8; BITS]]) {

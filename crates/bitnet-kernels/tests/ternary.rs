@@ -106,8 +106,10 @@ fn every_tier_gives_the_exact_sums_at_odd_sizes() {
     let mut random = Random(1);
     for isa in Isa::available() {
         let cpu = cpu(isa, 1);
-        for cols in [1, 31, 32, 33, 127, 128, 129, 255, 256, 257, 384, 640, 6912] {
-            for (rows, tokens) in [(1, 1), (3, 2), (5, 3), (7, 7), (37, 1), (33, 12), (2, 125), (101, 53), (650, 25)] {
+        for cols in [1, 31, 32, 33, 127, 128, 129, 255, 256, 257, 384, 640, 6912, 15_500] {
+            for (rows, tokens) in
+                [(1, 1), (3, 2), (5, 3), (7, 7), (1100, 4), (37, 1), (33, 12), (2, 125), (101, 53), (650, 25)]
+            {
                 let (codes, weights) = (random.codes(tokens, cols), random.weights(rows * cols));
                 check(&cpu, &codes, &weights, rows, cols, TernaryScales::Tensor(0.37));
                 let values = random.scales(rows);

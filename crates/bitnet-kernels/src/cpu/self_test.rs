@@ -18,7 +18,7 @@ const GROUPS: usize = COLS.div_ceil(64);
 /// Activations of one look at bit planes.
 const QUERIES: usize = 9;
 /// Tokens of the products: decoding, a few, a prompt.
-const BATCHES: [usize; 5] = [1, 2, 3, 7, TOKENS];
+const BATCHES: [usize; 6] = [1, 2, 3, 7, 12, TOKENS];
 
 /// Runs the kernels of a tier on fixed data and compares them, bit for bit, with the scalar oracle. Takes a millisecond
 /// or two. (An instruction that the processor refuses altogether, against its own list of features, ends the process:

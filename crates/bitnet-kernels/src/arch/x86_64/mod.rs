@@ -1,6 +1,7 @@
 //! Tiers of x86-64.
 
 pub(crate) mod amx;
+mod amx_streams;
 pub(crate) mod bf16_amx;
 mod bytes;
 pub(crate) mod float_avx2;

@@ -1,18 +1,16 @@
 //! Sums over the coarse plane of a head for several queries, on the matrix unit (AMX int8).
 //!
-//! A query is two rows of int8, so eight queries are the sixteen columns of a tile. Codes of sixteen rows × 512 columns are
-//! unpacked and multiplied at a time.
+//! A query is two rows of int8, so eight queries are the sixteen columns of a tile.
 //!
 //! Bounds per row of 2560 columns: its 1600 bytes come from memory in some 340 clocks; vectors need 80 products and as many
-//! loads for each query, 8 queries thus 320 clocks and more; the matrix unit needs 40 for all of them, besides 100 for unpacking.
+//! loads for each query, 8 queries thus 320 clocks and more; the matrix unit needs 40 for all of them, besides 60 for unpacking.
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::amx::{TILE_BYTES, TILE_ROWS, Tiles, WHOLE};
-use super::planes::{coarse_sums_avx512, unpack_512, whole};
-use super::ternary_amx::Line;
-use crate::planes::{BLOCK, CoarseRows, Query};
+use super::amx_streams::{STREAMS, Streams, Sums, TURNS, Work, arrange, multiply_streams};
+use super::planes::{coarse_sums_avx512, whole};
+use crate::planes::{BITS, BLOCK, CoarseRows, HALVES, Query};
 
 /// Queries of a tile.
 const QUERIES: usize = TILE_ROWS / 2;
@@ -20,16 +18,12 @@ const QUERIES: usize = TILE_ROWS / 2;
 const FEWEST: usize = 4;
 /// Blocks of columns of the longest rows, so that the activations fit the stack; longer ones go to vectors.
 const MOST_BLOCKS: usize = 64;
-/// Blocks of columns that are unpacked at a time.
-const BLOCKS: usize = 4;
+/// Rows that the streams share, at most.
+const ROW_BLOCK: usize = 512;
+/// How far ahead of the products a stream is fetched, in bytes.
+const AHEAD: usize = 768;
 /// Tile products along a block.
 const STEPS: usize = BLOCK / TILE_BYTES;
-
-type Tile = [Line; TILE_ROWS];
-
-/// Sums of 16 rows with 16 columns, for even and for odd steps: a product waits for the one before that adds to the same tile.
-#[repr(align(64))]
-struct Sums([[[i32; TILE_ROWS]; TILE_ROWS]; STEPS]);
 
 /// `store(row, query, Σ (u / 2) x̂)` for all rows and queries.
 ///
@@ -59,93 +53,85 @@ pub(crate) unsafe fn coarse_sums(rows: CoarseRows<'_>, queries: &[Query], mut st
 unsafe fn one_tile(rows: CoarseRows<'_>, queries: &[Query], mut store: impl FnMut(usize, usize, i64)) {
     // SAFETY: the caller's promise; this thread has no other tiles.
     let _configured = unsafe { Tiles::configure([WHOLE; 8]) };
-    let mut activations = [[Line([0; TILE_BYTES]); TILE_ROWS]; MOST_BLOCKS * STEPS];
-    for (q, query) in queries.iter().enumerate() {
-        let (high, low) = query.halves();
-        for (column, codes) in [(2 * q, high), (2 * q + 1, low)] {
-            // Line `k` of a tile holds columns `4 k..4 k + 4` of every query.
-            let fours = codes.as_flattened().as_chunks::<4>().0;
-            for (line, four) in activations.as_flattened_mut().iter_mut().zip(fours) {
-                line.0[4 * column..][..4].copy_from_slice(&four.map(|code| code as u8));
-            }
-        }
+    let last = queries.len() - 1;
+    // Beyond the last query it again, whose sums nobody reads.
+    let columns: [&[[i8; 64]]; 2 * QUERIES] = std::array::from_fn(|column| {
+        let (high, low) = queries[last.min(column / 2)].halves();
+        if column % 2 == 0 { high } else { low }.as_flattened().as_chunks().0
+    });
+    let mut activations = [[[[0; 4]; TILE_ROWS]; TILE_ROWS]; MOST_BLOCKS * STEPS];
+    for (step, lines) in activations.iter_mut().enumerate().take(columns[0].len()) {
+        *lines = arrange(columns.map(|column| &column[step]));
     }
-    let blocks = rows.row(0).0.len();
-    let mut codes = [[Line([0; TILE_BYTES]); TILE_ROWS]; BLOCKS * STEPS];
-    let mut sums = Sums([[[0; TILE_ROWS]; TILE_ROWS]; STEPS]);
-    for first in (0..rows.len()).step_by(TILE_ROWS) {
-        for start in (0..blocks).step_by(BLOCKS) {
-            let count = BLOCKS.min(blocks - start);
-            for r in 0..TILE_ROWS {
-                // Beyond the last row that row again, whose sums nobody reads.
-                let (halves, bits) = rows.row((first + r).min(rows.len() - 1));
-                let next = size_of_val(halves) + size_of_val(bits); // at least; rows lie one behind the other
-                for (b, (halves, bits)) in halves[start..].iter().zip(&bits[start..]).take(count).enumerate() {
-                    // An address without memory does no harm.
-                    _mm_prefetch::<_MM_HINT_T1>(halves.as_ptr().wrapping_add(TILE_ROWS * next).cast());
-                    for (step, code) in unpack_512(halves, bits).into_iter().enumerate() {
-                        let line = &mut codes[b * STEPS + step][r];
-                        // SAFETY: a line is 64 bytes, aligned.
-                        unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), code) };
-                    }
-                }
-                let bits = bits[start..].as_ptr().wrapping_byte_add(TILE_ROWS * next);
-                _mm_prefetch::<_MM_HINT_T1>(bits.cast());
-            }
-            let steps = count * STEPS;
-            // SAFETY: the tiles are configured as a whole.
-            unsafe { add_products(&codes[..steps], &activations[start * STEPS..][..steps], start == 0, &mut sums) };
-        }
-        let [even, odd] = &sums.0;
-        for r in 0..TILE_ROWS.min(rows.len() - first) {
+    let mut sums = [[[[0; TILE_ROWS]; STREAMS]; TURNS]; ROW_BLOCK / STREAMS];
+    for first in (0..rows.len()).step_by(ROW_BLOCK) {
+        let count = rows.len().min(first + ROW_BLOCK) - first;
+        let streams = Streams::share(first, count);
+        // SAFETY: the tiles are configured as a whole.
+        unsafe { multiply(rows, &streams, &activations, &mut sums) };
+        streams.each(|row, (at, stream)| {
+            let [even, odd] = &sums[at];
+            let sum = |column: usize| even[stream][column] + odd[stream][column];
             for q in 0..queries.len() {
-                let sum = |column: usize| even[r][column] + odd[r][column];
-                store(first + r, q, whole(sum(2 * q), sum(2 * q + 1)));
+                store(row, q, whole(sum(2 * q), sum(2 * q + 1)));
             }
-        }
+        });
     }
 }
 
-/// Adds the products of codes `[16, 64]` with activations `[64, 16]` of every step to the sums, which begin anew if `fresh`.
+/// Sums of the rows of all streams.
 ///
 /// # Safety
-/// All tiles of this thread must be configured as a whole.
-#[inline]
-unsafe fn add_products(codes: &[Tile], activations: &[Tile], fresh: bool, sums: &mut Sums) {
-    assert!(codes.len() == activations.len() && codes.len().is_multiple_of(STEPS) && !codes.is_empty());
-    // SAFETY: every turn of the loop reads two tiles of 1024 bytes of both slices; sums are two such tiles.
+/// The processor must have AVX-512 F and BW, and all tiles of this thread must be configured as a whole.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn multiply(
+    rows: CoarseRows<'_>,
+    streams: &Streams,
+    activations: &[[[[i8; 4]; TILE_ROWS]; TILE_ROWS]; MOST_BLOCKS * STEPS],
+    sums: &mut [Sums<TILE_ROWS>],
+) {
+    let blocks = rows.row(0).0.len();
+    assert!((1..=MOST_BLOCKS).contains(&blocks) && streams.rows <= sums.len());
+    assert!(streams.starts.iter().all(|start| start + streams.rows <= rows.len()));
+    let starts = streams.starts.map(|start| rows.row(start).0.as_ptr().cast());
+    let mut work = Work::new(starts, streams.rows, rows.row_bytes(), blocks, activations.as_ptr().cast());
+    // SAFETY: reads the halves of all blocks of the rows, and behind them 16 bytes of bits for each, which lie within `rows`
+    // by the assertions; and as many blocks of `activations`. Writes the sums of all rows. An address that is only fetched
+    // does no harm.
     unsafe {
-        asm!(
-            "test {fresh}, {fresh}",
-            "jnz 3f",
-            "tileloadd tmm0, [{sums} + {line}]",
-            "tileloadd tmm1, [{sums} + {line} + 1024]",
-            "jmp 2f",
-            "3:",
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "2:",
-            "tileloadd tmm2, [{codes} + {line}]",
-            "tileloadd tmm3, [{activations} + {line}]",
-            "tdpbusd tmm0, tmm2, tmm3",
-            "tileloadd tmm4, [{codes} + {line} + 1024]",
-            "tileloadd tmm5, [{activations} + {line} + 1024]",
-            "tdpbusd tmm1, tmm4, tmm5",
-            "add {codes}, 2048",
-            "add {activations}, 2048",
-            "dec {turns}",
-            "jnz 2b",
-            "tilestored [{sums} + {line}], tmm0",
-            "tilestored [{sums} + {line} + 1024], tmm1",
-            fresh = in(reg) usize::from(fresh),
-            codes = inout(reg) codes.as_ptr() => _,
-            activations = inout(reg) activations.as_ptr() => _,
-            turns = inout(reg) codes.len() / STEPS => _,
-            sums = in(reg) sums.0.as_mut_ptr(),
-            line = in(reg) TILE_BYTES,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
+        multiply_streams!(
+            work: &mut work, tokens: TILE_BYTES, sums: sums.as_mut_ptr(),
+            prepare: [],
+            unpack: [
+                "vmovdqu64 zmm0, [{row} + {at}]",
+                "kmovq k1, [{row} + {bits}]",
+                "kmovq k2, [{row} + {bits} + 8]",
+                "prefetcht1 [{row} + {at} + {ahead}]",
+                "vpsllw zmm1, zmm0, 1",
+                "vpsrlw zmm2, zmm0, 3",
+                "vpandq zmm1, zmm1, {even}",
+                "vpandq zmm2, zmm2, {even}",
+                "vpaddb zmm1{{k1}}, zmm1, {one}",
+                "vpaddb zmm2{{k2}}, zmm2, {one}",
+                "vmovdqa64 [{out}], zmm1",
+                "vmovdqa64 [{out} + 1024], zmm2"
+            ],
+            next_unit: ["add {bits}, 16"],
+            next_row: ["add {bits}, {bits_skip}"],
+            multiply: [
+                "tileloadd tmm6, [{columns} + {tokens}]",
+                "tileloadd tmm4, [{ready} + {line}]",
+                "tdpbssd tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{columns} + {tokens} + {step}]",
+                "tileloadd tmm5, [{ready} + {line} + 1024]",
+                "tdpbssd tmm1, tmm5, tmm7",
+                "add {columns}, 2 * {step}"
+            ],
+            bits = inout(reg) blocks * HALVES => _,
+            bits_skip = in(reg) rows.row_bytes() - blocks * BITS,
+            ahead = const AHEAD,
+            even = in(zmm_reg) _mm512_set1_epi8(0x1e),
+            one = in(zmm_reg) _mm512_set1_epi8(1),
         );
     }
 }

@@ -24,13 +24,14 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::amx::{TILE_BYTES, TILE_ROWS, Tiles, WHOLE};
+use super::amx_streams::Line;
 use super::ternary_amx_few;
 use super::ternary_avx512vnni::{self, load_unit, transpose};
 use crate::cpu::{Quantized, UNIT};
 use crate::ternary_matmul::Panel;
 
 /// Tokens from which on the matrix unit is faster than vectors, whose unpacking in registers is cheaper for fewer.
-const FEWEST: usize = 8;
+const FEWEST: usize = 3;
 /// Tokens that share unpacked weights: their sums stay on the stack, their activations in the second-level cache.
 const TOKEN_BLOCK: usize = 256;
 /// Tokens, and weight rows, of the four tiles of sums.
@@ -42,13 +43,12 @@ pub(super) const STEPS: usize = UNIT / TILE_BYTES;
 /// Units of columns that are unpacked at a time: 16 KB of weights stay in the first-level cache.
 const UNIT_BLOCK: usize = 2;
 
+/// Bit matrices that take two bits of every byte and move them down: the highest two, and so on. Row `i` of one makes bit `7 - i`.
+pub(super) const BITS: [i64; STEPS] = [0x0102 << 54, 0x0102 << 52, 0x0102 << 50, 0x0102 << 48];
+
 /// Weights of [`SIDE`] rows and 64 columns in tile order: dword `n` of line `k` has columns `4 k..4 k + 4` of row `n`,
 /// the first 16 rows and then the others.
 type Step = [[Line; TILE_ROWS]; 2];
-
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-pub(super) struct Line(pub(super) [u8; TILE_BYTES]);
 
 /// Sums of one token. An odd number of cache lines, so that those of a tile's tokens are spread over the cache.
 #[derive(Clone, Copy)]
@@ -68,7 +68,12 @@ pub(crate) unsafe fn multiply(panel: Panel<'_>, x: &Quantized, mut store: impl F
     }
     if x.len() <= ternary_amx_few::MOST {
         // SAFETY: the caller's promise.
-        return unsafe { ternary_amx_few::multiply(panel, x, &mut store) };
+        return unsafe {
+            match x.len() <= 8 {
+                true => ternary_amx_few::multiply::<8>(panel, x, &mut store),
+                false => ternary_amx_few::multiply::<16>(panel, x, &mut store),
+            }
+        };
     }
     let blocks = x.len().div_ceil(TOKEN_BLOCK);
     for block in 0..blocks {
@@ -214,14 +219,8 @@ unsafe fn add_products(
 /// again, whose sums nobody reads.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,gfni")]
-pub(super) fn unpack<const T: usize>(
-    panel: Panel<'_>,
-    first: usize,
-    units: Range<usize>,
-    out: &mut [[[Line; TILE_ROWS]; T]],
-) {
-    // Row `i` of a bit matrix makes bit `7 - i`: these take two bits of every byte and move them down.
-    let matrices = [6, 4, 2, 0].map(|shift| _mm512_set1_epi64(0x0102 << 48 << shift));
+fn unpack<const T: usize>(panel: Panel<'_>, first: usize, units: Range<usize>, out: &mut [[[Line; TILE_ROWS]; T]]) {
+    let matrices = BITS.map(|matrix| _mm512_set1_epi64(matrix));
     let last = panel.rows() - 1;
     let row_bytes = panel.row(0).len();
     // The next rows lie behind these, and are fetched in order: memory likes that.

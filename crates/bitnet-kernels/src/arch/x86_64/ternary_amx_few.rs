@@ -1,117 +1,160 @@
 //! Ternary matrix products of few tokens on the matrix unit (AMX int8): some sequences that decode together.
 //!
-//! Sixteen rows and 256 columns at a time are unpacked, four kilobytes, and meet all tokens at once. A tile product takes as
-//! many clocks as there are tokens, but the next one may add to the same sums only after 52: four tiles of sums take turns,
-//! one for each step of 64 columns in a unit. Unpacking more columns at a time was slower (see docs/src/performance.md).
-//!
-//! Bounds per kilobyte of weights (16 rows × 256 columns): a core gets it from memory in some 250 clocks, and there are 64
-//! shuffles, 64 bit-matrix products, 64 stores and 64 loads of lines. With 8 tokens it takes about 560.
+//! Bounds per kilobyte of weights (16 rows × 256 columns): a core gets it from memory in 65 to 75 ns; alone, 64 bit-matrix
+//! products and stores take 30, and four tile products with two loads of tiles each 25. Together they take 85 to 90.
 
-use std::arch::asm;
+use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use super::amx::{TILE_BYTES, TILE_ROWS, Tiles, WHOLE};
-use super::ternary_amx::{Line, STEPS, unpack};
+use super::amx_streams::{STREAMS, Streams, Sums, TURNS, Work, arrange, multiply_streams};
+use super::ternary_amx::{BITS, STEPS};
 use crate::cpu::{Quantized, UNIT};
 use crate::ternary_matmul::Panel;
 
-/// Tokens, at most: rows of a tile.
-pub(super) const MOST: usize = TILE_ROWS;
+/// Tokens, at most: columns of a tile.
+pub(super) const MOST: usize = 16;
+/// Bytes of weights of a row in a unit.
+const UNIT_BYTES: usize = UNIT / 4;
+/// Units whose activations are arranged at a time: 7,168 columns.
+const UNIT_BLOCK: usize = 28;
+/// How far ahead of the products a stream is fetched, in bytes.
+const AHEAD: usize = 768;
+/// Rows that the streams share, at most.
+const ROW_BLOCK: usize = 512;
 
-/// Sums of 16 tokens × 16 rows of weights.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Sums([[i32; TILE_ROWS]; MOST]);
+/// Activations of a unit: lines of four columns of `N` tokens.
+type Arranged<const N: usize> = [[[[i8; 4]; N]; TILE_ROWS]; STEPS];
 
-/// `store(row, token, sums)` for all rows of the panel, some at a time, and all tokens of `x`, at most [`MOST`]; sums are
-/// `Σ q·code`.
+/// `store(row, token, sums)` for all rows of the panel, some at a time, and all tokens of `x`, at most `N`; sums are `Σ q·code`.
 ///
 /// # Safety
 /// The processor must have AVX-512 F and BW and GFNI, and `amx::is_permitted()` have returned true.
 #[target_feature(enable = "avx512f,avx512bw,gfni")]
-pub(super) unsafe fn multiply(panel: Panel<'_>, x: &Quantized, store: &mut impl FnMut(usize, usize, &[i32])) {
-    let tokens = (x.len(), TILE_BYTES);
+pub(super) unsafe fn multiply<const N: usize>(
+    panel: Panel<'_>,
+    x: &Quantized,
+    store: &mut impl FnMut(usize, usize, &[i32]),
+) {
+    let tokens = (TILE_ROWS, N * size_of::<i32>());
     // SAFETY: the caller's promise; this thread has no other tiles.
     let _configured = unsafe { Tiles::configure([tokens, tokens, tokens, tokens, WHOLE, WHOLE, tokens, tokens]) };
-    let units = panel.row(0).len().div_ceil(64);
-    let activations = x.codes(0..x.len());
-    let mut weights = [[[Line([0; TILE_BYTES]); TILE_ROWS]; 1]; STEPS];
-    let mut sums = [Sums([[0; TILE_ROWS]; MOST]); STEPS];
-    for first in (0..panel.rows()).step_by(TILE_ROWS) {
-        for unit in 0..units {
-            unpack(panel, first, unit..unit + 1, &mut weights);
-            // SAFETY: the tiles are configured for the tokens of `x`.
-            unsafe { add_products(activations, x.len(), unit, &weights, &mut sums) };
-        }
-        let [a, b, c, d] = &sums;
-        for token in 0..x.len() {
-            let mut line = [0; TILE_ROWS];
-            for (r, line) in line.iter_mut().enumerate() {
-                *line = (a.0[token][r] + b.0[token][r]) + (c.0[token][r] + d.0[token][r]);
+    let units = panel.row(0).len().div_ceil(UNIT_BYTES);
+    let blocks = units.div_ceil(UNIT_BLOCK);
+    let mut activations = [const { MaybeUninit::uninit() }; UNIT_BLOCK];
+    let mut sums = [[[[0; N]; STREAMS]; TURNS]; ROW_BLOCK / STREAMS];
+    let mut totals = [[0; ROW_BLOCK]; N];
+    for first in (0..panel.rows()).step_by(ROW_BLOCK) {
+        let rows = panel.rows().min(first + ROW_BLOCK) - first;
+        let streams = Streams::share(first, rows);
+        for block in 0..blocks {
+            let units = units * block / blocks..units * (block + 1) / blocks;
+            if first == 0 || blocks > 1 {
+                arrange_units::<N>(x, units.clone(), &mut activations);
             }
-            store(first, token, &line[..TILE_ROWS.min(panel.rows() - first)]);
+            // SAFETY: so many units are arranged; the tiles are configured for `N` tokens.
+            unsafe { multiply_block::<N>(panel, &streams, units, &activations, &mut sums) };
+            streams.each(|row, (at, stream)| {
+                let [a, b] = &sums[at];
+                for (token, totals) in totals.iter_mut().enumerate() {
+                    let total = &mut totals[row - first];
+                    *total = if block == 0 { 0 } else { *total } + (a[stream][token] + b[stream][token]);
+                }
+            });
+        }
+        for (token, totals) in totals.iter().enumerate().take(x.len()) {
+            store(first, token, &totals[..rows]);
         }
     }
 }
 
-/// Adds the products of activations (whole rows of [`Quantized`], columns of `unit`) with unpacked weights to four tiles of
-/// sums, one for each step of a unit. At the start of a row the sums begin anew.
+/// Arranges the activations of some units; beyond the last token it again, whose sums nobody reads.
+#[target_feature(enable = "avx512f")]
+fn arrange_units<const N: usize>(x: &Quantized, units: Range<usize>, out: &mut [MaybeUninit<Arranged<N>>; UNIT_BLOCK]) {
+    let tokens: [&[[i8; 64]]; MOST] = std::array::from_fn(|token| {
+        x.row(token.min(x.len() - 1)).codes[units.start * UNIT..units.end * UNIT].as_chunks().0
+    });
+    for (unit, out) in out.iter_mut().enumerate().take(units.len()) {
+        let mut arranged = [[[[0; 4]; N]; TILE_ROWS]; STEPS];
+        for (step, lines) in arranged.iter_mut().enumerate() {
+            let whole = arrange(tokens.map(|token| &token[unit * STEPS + step]));
+            for (line, whole) in lines.iter_mut().zip(&whole) {
+                line.copy_from_slice(&whole[..N]);
+            }
+        }
+        out.write(arranged);
+    }
+}
+
+/// Sums of the rows of all streams over some units.
 ///
 /// # Safety
-/// The tiles of this thread must be configured for `tokens` rows.
-#[inline]
-unsafe fn add_products(
-    activations: &[i8],
-    tokens: usize,
-    unit: usize,
-    weights: &[[[Line; TILE_ROWS]; 1]; STEPS],
-    sums: &mut [Sums; STEPS],
+/// The processor must have AVX-512 F and BW and GFNI. The tiles of this thread must be configured for `N` tokens, and
+/// so many units of `activations` have been written.
+#[target_feature(enable = "avx512f,avx512bw,gfni")]
+unsafe fn multiply_block<const N: usize>(
+    panel: Panel<'_>,
+    streams: &Streams,
+    units: Range<usize>,
+    activations: &[MaybeUninit<Arranged<N>>; UNIT_BLOCK],
+    sums: &mut [Sums<N>],
 ) {
-    let stride = activations.len() / tokens;
-    assert!(tokens <= MOST && activations.len() == tokens * stride);
-    assert!((unit + 1) * UNIT <= stride);
-    // SAFETY: with steps of `stride`, tiles 6 and 7 read `tokens` rows of activations, 256 bytes, which end
-    // within the slice by the assertions. Tiles 4 and 5 read the 4096 bytes of weights. Tiles 0..4 read and write 64
-    // bytes of sums for each of `tokens`, out of 16.
+    let row_bytes = panel.row(0).len();
+    assert!(!units.is_empty() && units.len() <= UNIT_BLOCK && units.end <= row_bytes.div_ceil(UNIT_BYTES));
+    assert!((1..=sums.len()).contains(&streams.rows));
+    assert!(streams.starts.iter().all(|start| start + streams.rows <= panel.rows()));
+    let end_bytes = row_bytes.min(units.end * UNIT_BYTES) - (units.end - 1) * UNIT_BYTES;
+    let starts = streams.starts.map(|start| panel.row(start)[units.start * UNIT_BYTES..].as_ptr());
+    let mut work = Work::new(starts, streams.rows, row_bytes, units.len(), activations.as_ptr().cast());
+    let [high, second, third, low] = BITS.map(|matrix| _mm512_set1_epi64(matrix));
+    // SAFETY: reads the units of all rows, 64 bytes or what `last_mask` leaves of them, which lie within the panel by the
+    // assertions; and `units.len()` units of `activations`, which the caller promises to have been written. Writes the sums of
+    // all rows. An address that is only fetched does no harm.
     unsafe {
-        asm!(
-            "test {unit}, {unit}",
-            "jz 3f",
-            "tileloadd tmm0, [{sums} + {line}]",
-            "tileloadd tmm1, [{sums} + {line} + 1024]",
-            "tileloadd tmm2, [{sums} + {line} + 2048]",
-            "tileloadd tmm3, [{sums} + {line} + 3072]",
-            "jmp 2f",
-            "3:",
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            "2:",
-            "tileloadd tmm6, [{activations} + {stride}]",
-            "tileloadd tmm4, [{weights} + {line}]",
-            "tdpbssd tmm0, tmm6, tmm4",
-            "tileloadd tmm7, [{activations} + {stride} + 64]",
-            "tileloadd tmm5, [{weights} + {line} + 1024]",
-            "tdpbssd tmm1, tmm7, tmm5",
-            "tileloadd tmm6, [{activations} + {stride} + 128]",
-            "tileloadd tmm4, [{weights} + {line} + 2048]",
-            "tdpbssd tmm2, tmm6, tmm4",
-            "tileloadd tmm7, [{activations} + {stride} + 192]",
-            "tileloadd tmm5, [{weights} + {line} + 3072]",
-            "tdpbssd tmm3, tmm7, tmm5",
-            "tilestored [{sums} + {line}], tmm0",
-            "tilestored [{sums} + {line} + 1024], tmm1",
-            "tilestored [{sums} + {line} + 2048], tmm2",
-            "tilestored [{sums} + {line} + 3072], tmm3",
-            unit = in(reg) unit,
-            activations = in(reg) activations.as_ptr().add(unit * UNIT),
-            weights = in(reg) weights.as_ptr(),
-            sums = in(reg) sums.as_mut_ptr(),
-            stride = in(reg) stride,
-            line = in(reg) TILE_BYTES,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
+        multiply_streams!(
+            work: &mut work, tokens: N * size_of::<i32>(), sums: sums.as_mut_ptr(),
+            prepare: [
+                "mov {row}, -1",
+                "cmp qword ptr [{work} + {to_unpack}], 1",
+                "cmove {row}, {last_mask}",
+                "kmovq k1, {row}"
+            ],
+            unpack: [
+                "vmovdqu8 zmm0{{k1}}{{z}}, [{row} + {at}]",
+                "prefetcht1 [{row} + {at} + {ahead}]",
+                "vgf2p8affineqb zmm1, zmm0, {high}, 0",
+                "vgf2p8affineqb zmm2, zmm0, {second}, 0",
+                "vgf2p8affineqb zmm3, zmm0, {third}, 0",
+                "vgf2p8affineqb zmm4, zmm0, {low}, 0",
+                "vmovdqa64 [{out}], zmm1",
+                "vmovdqa64 [{out} + 1024], zmm2",
+                "vmovdqa64 [{out} + 2048], zmm3",
+                "vmovdqa64 [{out} + 3072], zmm4"
+            ],
+            next_unit: [],
+            next_row: [],
+            multiply: [
+                "tileloadd tmm6, [{columns} + {tokens}]",
+                "tileloadd tmm4, [{ready} + {line}]",
+                "tdpbssd tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{columns} + {tokens} + {step}]",
+                "tileloadd tmm5, [{ready} + {line} + 1024]",
+                "tdpbssd tmm1, tmm5, tmm7",
+                "tileloadd tmm6, [{columns} + {tokens} + 2 * {step}]",
+                "tileloadd tmm4, [{ready} + {line} + 2048]",
+                "tdpbssd tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{columns} + {tokens} + 3 * {step}]",
+                "tileloadd tmm5, [{ready} + {line} + 3072]",
+                "tdpbssd tmm1, tmm5, tmm7",
+                "add {columns}, 4 * {step}"
+            ],
+            last_mask = in(reg) u64::MAX >> (UNIT_BYTES - end_bytes),
+            ahead = const AHEAD,
+            high = in(zmm_reg) high,
+            second = in(zmm_reg) second,
+            third = in(zmm_reg) third,
+            low = in(zmm_reg) low,
         );
     }
 }
