@@ -1,4 +1,4 @@
-//! Options of `serve` from variables of the environment and from a file. What stands first counts: the command line,
+//! Options of `serve`, and those that `health` shares with it, from variables of the environment and from a file. What stands first counts: the command line,
 //! `BITNET_SERVE_PORT` and the like, the file, the default.
 
 use super::{Cli, Command};
@@ -9,13 +9,17 @@ use std::path::Path;
 use toml::{Table, Value};
 
 const COMMAND: &str = "serve";
+/// It asks where the server listens.
+const PROBE: &str = "health";
 
 /// Reads the command line with everything that stands behind it.
 ///
 /// # Errors
 /// What is wrong with it; also requests for help and the version.
 pub(crate) fn parse(line: impl IntoIterator<Item = OsString> + Clone) -> Result<Cli, clap::Error> {
-    let mut command = Cli::command().mut_subcommand(COMMAND, |serve| serve.mut_args(with_variable));
+    let mut command = Cli::command()
+        .mut_subcommand(COMMAND, |serve| serve.mut_args(with_variable))
+        .mut_subcommand(PROBE, |health| health.mut_args(with_variable));
     let read = |command: &mut clap::Command| {
         let matches = command.try_get_matches_from_mut(line.clone())?;
         Cli::from_arg_matches(&matches).map_err(|error| error.format(command))

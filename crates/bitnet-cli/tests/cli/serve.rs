@@ -128,6 +128,22 @@ fn certificates_come_from_files_and_are_used() {
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer); // a reset is as good as an end
     assert!(!answer.starts_with(b"HTTP/"), "it spoke without encryption");
+
+    // the probe, by options and by the server's own variables
+    let port = served.address.rsplit_once(':').expect("a port").1;
+    let probe = |more: &[&str]| output(["health", "--port", port].iter().chain(more));
+    assert_eq!(probe(&["--tls-cert", &certificate]).succeeds(), "");
+    probe(&[]).fails(1);
+    assert!(probe(&["--tls-cert", &key]).fails(1).contains("no certificate in"));
+    let text = std::fs::read_to_string(&certificate).expect("PEM");
+    let line = text.lines().nth(1).expect("base64");
+    let another = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(another.path(), text.replace(line, &line.chars().rev().collect::<String>())).expect("written");
+    let refused = probe(&["--tls-cert", another.path().to_str().expect("UTF-8")]).fails(1);
+    assert!(refused.contains("another certificate"), "{refused}");
+    let mut probe = bitnet(["health"]);
+    probe.env("BITNET_SERVE_HOST", "0.0.0.0").env("BITNET_SERVE_PORT", port).env("BITNET_SERVE_TLS_CERT", &certificate);
+    assert_eq!(probe.output().expect("it ends").succeeds(), "");
 }
 
 #[test]
