@@ -103,6 +103,8 @@ pub struct Tracker {
 #[derive(Debug, Default)]
 struct Record {
     operations: Vec<Operation>,
+    /// Where the next one is looked for first: steps repeat themselves.
+    likely: usize,
     steps: [Steps; Phase::ALL.len()],
     sampling: (u64, Duration),
 }
@@ -226,18 +228,27 @@ impl Drop for Step<'_> {
 
 impl Record {
     fn add(&mut self, phase: Phase, work: Work, time: Duration) {
-        let same = |o: &&mut Operation| {
+        let same = |o: &Operation| {
             o.phase == phase && (o.work.verb, o.work.cols, o.work.rows) == (work.verb, work.cols, work.rows)
         };
-        match self.operations.iter_mut().find(same) {
-            Some(operation) => {
-                operation.calls += 1;
-                operation.time += time;
-                operation.work.bytes += work.bytes;
-                operation.work.operations += work.operations;
-            }
-            None => self.operations.push(Operation { phase, work, calls: 1, time }),
-        }
+        let at = match self.operations.get(self.likely).is_some_and(same) {
+            true => self.likely,
+            false => self.operations.iter().position(same).unwrap_or_else(|| {
+                self.operations.push(Operation {
+                    phase,
+                    work: Work { bytes: 0, operations: 0, ..work },
+                    calls: 0,
+                    time: Duration::ZERO,
+                });
+                self.operations.len() - 1
+            }),
+        };
+        let operation = &mut self.operations[at];
+        operation.calls += 1;
+        operation.time += time;
+        operation.work.bytes += work.bytes;
+        operation.work.operations += work.operations;
+        self.likely = at + 1;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Attention of few tokens over a long context: the three steps one after the other, each shared among all threads.
 //!
 //! Scores need no order: they are shared out by page. Weights follow each other, but cost little: one thread takes the heads
-//! that share a key/value head. Values are shared out by channel, and each channel adds its pages in order. So every
+//! that share a key/value head. Values are shared out by head and channel, and each channel adds its pages in order. So every
 //! operation is that of [`Walk`](super::Walk), in the same order.
 
 use super::page::{Page, Seen, Weights};
@@ -16,7 +16,7 @@ const PAGES: usize = 16;
 /// Pages that are fetched in turns, line by line, while as many before them are computed: memory gives more to several streams than
 /// to one.
 const STREAMS: usize = 4;
-/// Channels of all heads of a group whose values are one thread's work at a time.
+/// Channels of all heads of a group whose values are one thread's work, where whole heads do not keep all threads busy.
 const CHANNELS: usize = 64;
 /// Shorter contexts are not worth the hand-over between the steps.
 const LEAST_PAGES: usize = 8;
@@ -26,7 +26,7 @@ const LEAST_PAGES: usize = 8;
 pub(crate) struct Attention {
     /// `[tokens, kv_heads, pages, heads of a group]`
     weights: Vec<Weights>,
-    /// `[tokens, kv_heads, parts of a head, heads of a group, CHANNELS]`
+    /// `[tokens, kv_heads, heads of a group, head_dim]`, where a head is shared out `[.., parts of it, heads of a group, CHANNELS]`
     sums: Vec<f32>,
 }
 
@@ -93,20 +93,35 @@ pub(super) fn run<'a, P: Page<'a> + 'a>(cpu: &Cpu, step: Step<'a>, out: &mut Row
         dispatch(isa, Weigh::<P> { step, row, kv_head, weights, page: PhantomData });
     });
     let weights = &*weights;
-    pool.chunks(sums, group * CHANNELS, 1, |part, sums| {
-        let (head, first) = (part / parts, part % parts * CHANNELS);
+    let heads = tokens * shape.kv_heads;
+    let add = |head: usize, channels: Range<usize>, sums: &mut [f32]| {
         let (row, kv_head) = place(head);
-        let channels = first..shape.head_dim.min(first + CHANNELS);
         let weights = &weights[head * of_head..][..of_head];
         dispatch(isa, Add::<P> { step, row, kv_head, weights, channels, sums, page: PhantomData });
+    };
+    // As many whole heads as the threads can share evenly: their values are read as they lie. The others in parts.
+    let whole = heads / cpu.threads() * cpu.threads();
+    let (whole_sums, part_sums) = sums.split_at_mut(whole * parts * group * CHANNELS);
+    pool.chunks(whole_sums, parts * group * CHANNELS, 1, |head, sums| {
+        add(head, 0..shape.head_dim, &mut sums[..group * shape.head_dim]);
     });
-    for (part, sums) in sums.chunks_exact(group * CHANNELS).enumerate() {
-        let (head, first) = (part / parts, part % parts * CHANNELS);
+    pool.chunks(part_sums, group * CHANNELS, 1, |part, sums| {
+        let first = part % parts * CHANNELS;
+        let channels = first..shape.head_dim.min(first + CHANNELS);
+        add(whole + part / parts, channels.clone(), &mut sums[..group * channels.len()]);
+    });
+    let mut give = |head: usize, channels: Range<usize>, sums: &[f32]| {
         let (row, kv_head) = place(head);
-        let len = CHANNELS.min(shape.head_dim - first);
-        for (h, sums) in sums.chunks_exact(CHANNELS).enumerate() {
-            out.row_mut(row)[(kv_head * group + h) * shape.head_dim + first..][..len].copy_from_slice(&sums[..len]);
+        for (h, sums) in sums[..group * channels.len()].chunks_exact(channels.len()).enumerate() {
+            out.row_mut(row)[(kv_head * group + h) * shape.head_dim..][channels.clone()].copy_from_slice(sums);
         }
+    };
+    for (head, sums) in whole_sums.chunks_exact(parts * group * CHANNELS).enumerate() {
+        give(head, 0..shape.head_dim, sums);
+    }
+    for (part, sums) in part_sums.chunks_exact(group * CHANNELS).enumerate() {
+        let first = part % parts * CHANNELS;
+        give(whole + part / parts, first..shape.head_dim.min(first + CHANNELS), sums);
     }
     true
 }
@@ -253,7 +268,7 @@ struct Add<'a, 'w, P: Page<'a>> {
     /// `[pages, heads of a group]`
     weights: &'w [Weights],
     channels: Range<usize>,
-    /// `[heads of a group, CHANNELS]`
+    /// `[heads of a group, channels]`
     sums: &'w mut [f32],
     page: PhantomData<P>,
 }
@@ -271,7 +286,7 @@ impl<'a, P: Page<'a>> Kernel for Add<'a, '_, P> {
         }
         let token = Token::of(self.step, self.row);
         let last = &self.weights[(token.pages.len() - 1) * self.step.group()..];
-        for (sums, weights) in self.sums.chunks_exact_mut(CHANNELS).zip(last) {
+        for (sums, weights) in self.sums.chunks_exact_mut(self.channels.len()).zip(last) {
             for sum in sums {
                 *sum /= weights.sum;
             }
@@ -294,7 +309,8 @@ impl<'a, P: Page<'a>> Add<'a, '_, P> {
     #[inline(always)]
     fn values<L: Lanes, const Q: usize>(&mut self, l: L, head: usize) {
         let token = Token::of(self.step, self.row);
-        let mut sums = self.sums[head * CHANNELS..].chunks_exact_mut(CHANNELS);
+        let channels = self.channels.len();
+        let mut sums = self.sums[head * channels..].chunks_exact_mut(channels);
         let mut outs: [&mut [f32]; Q] = std::array::from_fn(|_| sums.next().unwrap_or_default());
         for (page, weights) in token.pages.clone().zip(self.weights.chunks_exact(self.step.group())) {
             let (values, seen): (P, _) = token.page(page, self.kv_head);
