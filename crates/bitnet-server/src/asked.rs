@@ -52,8 +52,16 @@ impl Asked {
         source: Source,
         requests: impl FnOnce(&Model) -> Result<Vec<GenerateRequest>, ApiError> + Send + 'static,
     ) -> Result<Choices, ApiError> {
+        let queue = self.app.options.queue;
         let submit = move |model: &Model| {
-            let submitted = requests(model)?.into_iter().map(|request| model.scheduler.submit(request));
+            let requests = requests(model)?;
+            if requests.len() > queue {
+                // Busy would mean that trying again may help.
+                let message =
+                    format!("{} answers at once: the queue takes at most {queue} (`--queue`)", requests.len());
+                return Err(ApiError::invalid(if per_prompt > queue { "n" } else { source.prompt }, message));
+            }
+            let submitted = requests.into_iter().map(|request| model.scheduler.submit(request));
             submitted.collect::<Result<Vec<_>, _>>().map_err(|error| ApiError::inference(error, source))
         };
         let submitted = SystemTime::now();

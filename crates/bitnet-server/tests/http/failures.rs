@@ -54,6 +54,13 @@ fn a_full_queue_is_busy_and_says_when_to_come_back() {
     let error = &reply.json()["error"];
     assert_eq!((&error["type"], &error["code"]), (&json!("overloaded_error"), &json!("busy")));
     assert!(metric(server.address, "bitnet_requests_refused_total") > 0.0);
+
+    // what the queue can never hold is no matter of waiting
+    let reply = post(server.address, "/v1/completions", &json!({"prompt": "Once", "max_tokens": 1, "n": 31}));
+    assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("n")), "{}", reply.text());
+    let prompts = json!({"prompt": vec!["Once"; 31], "max_tokens": 1});
+    let reply = post(server.address, "/v1/completions", &prompts);
+    assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("prompt")), "{}", reply.text());
 }
 
 #[test]
