@@ -4,8 +4,6 @@ use crate::program::{Outcome, output};
 use crate::serve::Served;
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
 fn files(directory: &Path, found: &mut Vec<(PathBuf, String)>) {
@@ -32,10 +30,7 @@ fn metrics_and_options_are_the_programs_own() {
     assert!(all.len() > 10, "{}", all.len());
 
     let served = Served::start(&[]);
-    let mut stream = TcpStream::connect(&served.address).expect("a connection");
-    write!(stream, "GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", served.address).expect("written");
-    let mut metrics = String::new();
-    stream.read_to_string(&mut metrics).expect("metrics");
+    let metrics = served.metrics();
     let there = words(&metrics, "bitnet_", |c| c.is_ascii_alphanumeric() || c == '_');
     let mut named = 0;
     for (path, text) in &all {
