@@ -357,6 +357,7 @@ impl Query {
     }
 
     /// Upper and lower halves of the integers.
+    #[inline]
     pub(crate) fn halves(&self) -> (&[[i8; BLOCK]], &[[i8; BLOCK]]) {
         (self.high.as_chunks().0, self.low.as_chunks().0)
     }
@@ -367,11 +368,13 @@ impl Query {
     }
 
     /// The approximation from the coarse plane, given `Σ (u / 2) x̂`.
+    #[inline]
     pub(crate) fn coarse(&self, facts: &RowFacts, sum: i64) -> f32 {
         (f64::from(facts.step) * self.scale * (2 * sum - 31 * self.sum) as f64) as f32
     }
 
     /// The approximation from both planes, given the coarse one and `Σ (u % 2) x̂`.
+    #[inline]
     pub(crate) fn fine(&self, facts: &RowFacts, coarse: f32, sum: i64) -> f64 {
         f64::from(coarse) + f64::from(facts.step) * self.scale * (sum as f64 - 0.5 * self.sum as f64)
     }
@@ -385,6 +388,7 @@ impl Bound {
     }
 
     /// The same for the approximation from both planes.
+    #[inline(always)]
     pub(crate) fn fine(&self, facts: &RowFacts) -> f64 {
         f64::from(facts.fine_error) * self.error + f64::from(facts.length) * self.length + self.least
     }

@@ -209,8 +209,12 @@ fn largest(values: &[f32], count: usize, best: &mut Vec<(f32, u32)>) {
         least.0
     };
     for (group, values) in values.chunks(GROUP).enumerate() {
-        // nearly all groups are dismissed as a whole; no early end, which would cost vectors
-        if !values.iter().fold(false, |above, &x| above | (x > least)) {
+        // Nearly all groups are dismissed as a whole. No early end, which would cost vectors; no closure, which may become a call.
+        let mut above = false;
+        for &value in values {
+            above |= value > least;
+        }
+        if !above {
             continue;
         }
         for (i, &value) in values.iter().enumerate() {
