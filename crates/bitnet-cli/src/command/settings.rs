@@ -1,5 +1,5 @@
-//! Options of `serve`, and those that `health` shares with it, from variables of the environment and from a file. What stands first counts: the command line,
-//! `BITNET_SERVE_PORT` and the like, the file, the default.
+//! Options of `serve`, and those that `health` shares with it, from variables of the environment and, of `serve`, from a file.
+//! What stands first counts: the command line, `BITNET_SERVE_PORT` and the like, the file, the default.
 
 use super::{Cli, Command};
 use clap::error::ErrorKind;

@@ -81,7 +81,7 @@ fn coarse_avx512<const Q: usize>(row: (&[[u8; HALVES]], &[[u8; BITS]]), queries:
 /// Coarse codes of a block: of columns `0..64` and `64..128`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn unpack_512(halves: &[u8; HALVES], bits: &[u8; BITS]) -> [__m512i; 2] {
+fn unpack_512(halves: &[u8; HALVES], bits: &[u8; BITS]) -> [__m512i; 2] {
     let (even, one) = (_mm512_set1_epi8(0x1e), _mm512_set1_epi8(1));
     let [b0, b1] = words(bits);
     // SAFETY: the load is that of an array of 64 bytes.
