@@ -5,6 +5,7 @@ use bitnet_inference::sampler::{Candidates, Penalties, Sampler};
 use bitnet_inference::{InferenceError, Sampling};
 use serde_json::Value;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 fn golden() -> Option<Value> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/crossval/sampling.json");
@@ -170,8 +171,8 @@ fn nan_and_infinity_are_degenerate() {
 }
 
 #[test]
-fn a_large_vocabulary_takes_less_than_a_millisecond() {
-    // the bound of the design; ten times as much is allowed here, because test machines are shared
+fn a_large_vocabulary_takes_less_than_half_of_sorting_it() {
+    // by design less than a millisecond; machines and builds of tests differ, so that here it is held against sorting
     let noise = scattered(4 * 128_256);
     let bell = |i: usize| noise[4 * i..4 * i + 4].iter().sum::<f32>() - 16.0; // standard deviation 4.6
     let mut logits: Vec<f32> = (0..128_256).map(|i| 0.5 * bell(i)).collect();
@@ -185,14 +186,16 @@ fn a_large_vocabulary_takes_less_than_a_millisecond() {
     ];
     for (name, sampling) in chains {
         let mut sampler = Sampler::new(logits.len(), &sampling).expect("valid");
-        let best = (0..10)
-            .map(|_| {
-                let start = std::time::Instant::now();
-                sampler.sample(&logits, &[1, 2, 3]).expect("finite");
-                start.elapsed()
-            })
-            .min();
-        eprintln!("{name}: {best:?}");
-        assert!(best.is_some_and(|t| t.as_millis() < 10), "{name}: {best:?}");
+        let (mut took, mut sorting) = (Duration::MAX, Duration::MAX);
+        for _ in 0..10 {
+            let mut sorted = logits.clone();
+            let start = Instant::now();
+            sampler.sample(&logits, &[1, 2, 3]).expect("finite");
+            let between = Instant::now();
+            sorted.sort_unstable_by(|a, b| b.total_cmp(a));
+            (took, sorting) = (took.min(between - start), sorting.min(between.elapsed()));
+        }
+        eprintln!("{name}: {took:?}, sorting {sorting:?}");
+        assert!(took < sorting / 2, "{name}: {took:?}, sorting {sorting:?}");
     }
 }
