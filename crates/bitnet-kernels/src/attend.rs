@@ -32,8 +32,6 @@ use std::ops::Range;
 /// Query heads and consecutive tokens that use a page together while it is in the nearest cache.
 const HEADS: usize = 8;
 const TOKENS: usize = 8;
-/// Query heads, of one or two tokens, that share loads of keys and values: at most as many.
-const TOGETHER: usize = 8;
 
 /// `out = softmax(q kᵀ · scale) v`.
 #[allow(clippy::too_many_arguments)]
@@ -112,44 +110,74 @@ impl<'a> Step<'a> {
     }
 }
 
-/// Softmax so far: largest score, and sum of `exp(score - largest)`.
+/// Softmax so far of as many query heads as a vector has lanes: largest scores, and sums of `exp(score - largest)`. Beyond the
+/// last there is room, so that a vector can begin at any of them.
 #[derive(Clone, Copy)]
 struct Softmax {
-    largest: f32,
-    sum: f32,
+    largest: [f32; 2 * LANES],
+    sum: [f32; 2 * LANES],
 }
 
 impl Default for Softmax {
     fn default() -> Self {
-        Softmax { largest: f32::NEG_INFINITY, sum: 0.0 }
+        Softmax { largest: [f32::NEG_INFINITY; 2 * LANES], sum: [0.0; 2 * LANES] }
     }
 }
 
+/// The vector that begins at `first`.
+#[inline(always)]
+fn vector(lanes: &mut [f32; 2 * LANES], first: usize) -> &mut [f32; LANES] {
+    lanes[first..].first_chunk_mut().expect("vectors begin in the lower half")
+}
+
 impl Softmax {
-    /// Turns the scores of a page into weights `exp(score - largest)`.
+    /// Turns the scores of a page into weights `exp(score - largest)`, for `Q` heads from number `first` on.
     #[inline(always)]
-    fn weigh<'a, L: Lanes, P: Page<'a>>(&mut self, l: L, page: P, seen: Seen, s: [L::V; PARTS], weights: &mut Weights) {
-        for i in 0..PARTS {
-            l.store(s[i], &mut weights.p[i]);
+    fn weigh<'a, L: Lanes, P: Page<'a>, const Q: usize>(
+        &mut self,
+        l: L,
+        first: usize,
+        page: P,
+        seen: &[Seen; Q],
+        mut s: [[L::V; PARTS]; Q],
+        weights: &mut [Weights; Q],
+    ) {
+        let mut here = [l.splat(0.0); Q];
+        for h in 0..Q {
+            if !seen[h].is_whole() {
+                let p = &mut weights[h].p;
+                (0..PARTS).for_each(|i| l.store(s[h][i], &mut p[i]));
+                seen[h].mask(p, f32::NEG_INFINITY);
+                s[h] = [l.load(&p[0]), l.load(&p[1])];
+            }
+            here[h] = l.larger(s[h][0], s[h][1]);
         }
-        seen.mask(&mut weights.p, f32::NEG_INFINITY);
-        let s: [L::V; PARTS] = [l.load(&weights.p[0]), l.load(&weights.p[1])];
-        let before = self.largest;
-        let here = l.largest(l.larger(s[0], s[1]));
-        self.largest = if before > here { before } else { here };
-        let largest = l.splat(self.largest);
-        let e = [exp(l, l.sub(s[0], largest)), exp(l, l.sub(s[1], largest))];
+        // Of the other lanes the results are those before.
+        let (largest_lanes, sum_lanes) = (vector(&mut self.largest, first), vector(&mut self.sum, first));
+        let before_lanes = *largest_lanes;
+        let before = l.load(&before_lanes);
+        let largest = l.larger(before, l.largest_of_each(&here));
+        l.store(largest, largest_lanes);
         let mut kept = [1.0; LANES];
-        if before < self.largest {
-            l.store(exp(l, l.sub(l.splat(before), largest)), &mut kept);
+        l.store(exp(l, l.sub(before, largest)), &mut kept);
+        for i in 0..LANES {
+            kept[i] = if before_lanes[i] < largest_lanes[i] { kept[i] } else { 1.0 };
         }
-        self.sum = self.sum * kept[0] + l.sum(l.add(e[0], e[1]));
-        for i in 0..PARTS {
-            l.store(e[i], &mut weights.p[i]);
+        let mut sums = [l.splat(0.0); Q];
+        for h in 0..Q {
+            let largest = l.splat(largest_lanes[h]);
+            let e = [exp(l, l.sub(s[h][0], largest)), exp(l, l.sub(s[h][1], largest))];
+            sums[h] = l.add(e[0], e[1]);
+            for i in 0..PARTS {
+                l.store(e[i], &mut weights[h].p[i]);
+            }
         }
-        weights.kept = kept[0];
-        weights.sum = self.sum;
-        page.weighed(l, seen, weights);
+        let sum = l.add(l.mul(l.load(sum_lanes), l.load(&kept)), l.sum_of_each(&sums));
+        l.store(sum, sum_lanes);
+        for h in 0..Q {
+            (weights[h].kept, weights[h].sum) = (kept[h], sum_lanes[h]);
+            page.weighed(l, seen[h], &mut weights[h]);
+        }
     }
 }
 
@@ -241,16 +269,20 @@ impl<'a, P: Page<'a>> Walk<'a, '_, P> {
     /// Walks the pages of `run` with tokens `rows` and the query heads in `columns`.
     #[inline(always)]
     fn pages<L: Lanes>(&mut self, l: L, run: &Run, rows: Range<usize>, columns: Range<usize>) {
-        let Step { q, kv, .. } = self.step;
+        let Step { q, kv, scale, .. } = self.step;
         let (head_dim, dim) = (kv.shape().head_dim, kv.shape().padded_dim());
+        let heads = columns.len() / head_dim;
         let kv_head = self.tile.columns().start / self.tile.columns().len();
         let tile_columns = columns.start - self.tile.columns().start..columns.end - self.tile.columns().start;
-        let mut states = [[State::<P::Query>::default(); HEADS]; TOKENS];
-        let mut weights = [Weights::default(); TOGETHER];
-        for (row, states) in rows.clone().zip(&mut states) {
+        let mut states = [State::<P::Query>::default(); TOKENS / 2];
+        let pairs = rows.len().div_ceil(2);
+        let pair = |pair: usize| rows.start + 2 * pair..rows.end.min(rows.start + 2 * pair + 2);
+        for row in rows.clone() {
             self.tile.row(row)[tile_columns.clone()].fill(0.0);
-            for (state, q) in states.iter_mut().zip(q.row(row)[columns.clone()].chunks_exact(head_dim)) {
-                state.query = P::query(q);
+            let number = row - rows.start;
+            let queries = &mut states[number / 2].queries[number % 2 * heads..];
+            for (query, q) in queries.iter_mut().zip(q.row(row)[columns.clone()].chunks_exact(head_dim)) {
+                *query = P::query(q);
             }
         }
         let last_page = self.step.visible(run, rows.end - 1).1 / PAGE_LEN;
@@ -261,115 +293,154 @@ impl<'a, P: Page<'a>> Walk<'a, '_, P> {
             if page < last_page {
                 next = self.step.bytes(run, page + 1, kv_head);
             }
-            let mut row = rows.start;
-            while row < rows.end {
-                let seen = [row, row + 1].map(|row| self.step.seen(run, row, page));
-                // Two tokens share every load of keys and values.
-                let tokens = if row + 1 < rows.end && seen.iter().all(|seen| !seen.is_empty()) { 2 } else { 1 };
-                let states = &mut states[row - rows.start..][..tokens];
-                let pair = row..row + tokens;
-                row = pair.end;
-                if seen[0].is_empty() {
-                    continue;
+            // First all that needs the keys, then all that needs the values: together they do not fit the nearest cache.
+            let mut steps =
+                [PageStep { page: keys_and_values, head_dim, heads, seen: [Seen::default(); 2] }; TOKENS / 2];
+            for (i, (step, state)) in steps[..pairs].iter_mut().zip(&mut states).enumerate() {
+                let tokens = pair(i);
+                let mut queries: [&[f32]; 2] = [&[]; 2];
+                for (t, row) in tokens.enumerate() {
+                    step.seen[t] = self.step.seen(run, row, page);
+                    queries[t] = &q.row(row)[columns.clone()];
                 }
-                let q = [pair.start, pair.end - 1].map(|row| &q.row(row)[columns.clone()]);
-                let mut outs = self.tile.rows_mut(pair);
-                let outs = [outs.next(), outs.next()]
+                step.weigh(l, queries, scale, &mut next, state);
+            }
+            for (i, (step, state)) in steps[..pairs].iter().zip(&states).enumerate() {
+                let mut outs = self.tile.rows_mut(pair(i));
+                let mut outs = [outs.next(), outs.next()]
                     .map(|out| out.map_or(Default::default(), |out| &mut out[tile_columns.clone()]));
-                let heads = columns.len() / head_dim;
-                let next = std::mem::take(&mut next);
-                let scale = self.step.scale;
-                PageStep { page: keys_and_values, next, scale, head_dim, heads, seen, q, outs }.run(
-                    l,
-                    states,
-                    &mut weights,
-                );
+                step.add(l, &state.weights, &mut outs);
             }
         }
-        for (row, states) in rows.zip(&states) {
+        for row in rows.clone() {
+            let number = row - rows.start;
+            let sums = &states[number / 2].softmax.sum[number % 2 * heads..];
             let out = &mut self.tile.row(row)[tile_columns.clone()];
-            for (out, state) in out.chunks_exact_mut(head_dim).zip(states) {
+            for (out, sum) in out.chunks_exact_mut(head_dim).zip(sums) {
                 for out in out {
-                    *out /= state.softmax.sum;
+                    *out /= sum;
                 }
             }
         }
     }
 }
 
-/// What a query head keeps from page to page.
-#[derive(Clone, Copy, Default)]
+/// What the query heads of two tokens keep: those of the first, then those of the second.
+#[derive(Clone, Copy)]
 struct State<Q> {
-    query: Q,
+    queries: [Q; 2 * HEADS],
     softmax: Softmax,
+    /// Of the page at hand.
+    weights: [Weights; 2 * HEADS],
 }
 
-/// One page of one key/value head, as one or two tokens see it.
-struct PageStep<'s, P> {
+impl<Q: Copy + Default> Default for State<Q> {
+    fn default() -> Self {
+        State {
+            queries: [Q::default(); 2 * HEADS],
+            softmax: Softmax::default(),
+            weights: [Weights::default(); 2 * HEADS],
+        }
+    }
+}
+
+/// One page of one key/value head, as two tokens see it.
+#[derive(Clone, Copy)]
+struct PageStep<P> {
     page: P,
-    /// To be fetched meanwhile.
-    next: &'s [u8],
-    scale: f32,
     head_dim: usize,
     /// Query heads of a token.
     heads: usize,
-    /// Of each token, and so on.
+    /// Of each token; nothing, if there is but one.
     seen: [Seen; 2],
-    /// `[heads, head_dim]`
-    q: [&'s [f32]; 2],
-    /// What has been attended so far, `[heads, head_dim]`; what is done with is cut off.
-    outs: [&'s mut [f32]; 2],
 }
 
-impl<'a, P: Page<'a>> PageStep<'_, P> {
-    /// Adds the page to the query heads, as many at a time as the registers take. `states` are those of the tokens.
-    #[inline(always)]
-    fn run<L: Lanes>(mut self, l: L, states: &mut [[State<P::Query>; HEADS]], weights: &mut [Weights; TOGETHER]) {
-        let count = states.len() * self.heads;
-        let mut done = 0;
-        while done < count {
-            done += match count - done {
-                8.. if L::ACCUMULATORS >= 8 => self.group::<L, 8, 2>(l, done, states, weights),
-                4.. if L::ACCUMULATORS >= 8 => self.group::<L, 4, 4>(l, done, states, weights),
-                2.. => self.group::<L, 2, 2>(l, done, states, weights),
-                _ => self.group::<L, 1, 4>(l, done, states, weights),
+/// Runs `$method` for as many query heads at a time as the registers take.
+macro_rules! in_groups {
+    ($step:ident.$method:ident::<$lanes:ident>($($argument:expr),*)) => {
+        let heads = $step.seeing();
+        let mut done = heads.start;
+        while done < heads.end {
+            done += match heads.end - done {
+                8.. if $lanes::ACCUMULATORS >= 8 => $step.$method::<$lanes, 8, 2>(done, $($argument),*),
+                4.. if $lanes::ACCUMULATORS >= 8 => $step.$method::<$lanes, 4, 4>(done, $($argument),*),
+                2.. => $step.$method::<$lanes, 2, 2>(done, $($argument),*),
+                _ => $step.$method::<$lanes, 1, 4>(done, $($argument),*),
             };
         }
+    };
+}
+
+impl<'a, P: Page<'a>> PageStep<P> {
+    /// The query heads, counted through the tokens, that see something of the page.
+    #[inline(always)]
+    fn seeing(&self) -> Range<usize> {
+        let start = if self.seen[0].is_empty() { self.heads } else { 0 };
+        let end = if self.seen[1].is_empty() { self.heads } else { 2 * self.heads };
+        start..end
     }
 
-    /// Adds the page to `Q` heads from number `first` on, counted through the tokens.
+    /// The weights of all query heads, from queries `[heads, head_dim]` of each token.
     #[inline(always)]
-    fn group<L: Lanes, const Q: usize, const W: usize>(
-        &mut self,
-        l: L,
+    fn weigh<L: Lanes>(self, l: L, q: [&[f32]; 2], scale: f32, next: &mut &[u8], state: &mut State<P::Query>) {
+        in_groups!(self.weigh_group::<L>(l, q, scale, next, state));
+    }
+
+    #[inline(always)]
+    fn weigh_group<L: Lanes, const Q: usize, const W: usize>(
+        self,
         first: usize,
-        states: &mut [[State<P::Query>; HEADS]],
-        weights: &mut [Weights; TOGETHER],
+        l: L,
+        q: [&[f32]; 2],
+        scale: f32,
+        next: &mut &[u8],
+        state: &mut State<P::Query>,
     ) -> usize {
-        let weights = weights.first_chunk_mut::<Q>().expect("groups are of at most TOGETHER heads");
         // Loops, since closures would become calls here.
-        let mut places = [(0, 0); Q];
-        let (mut q, mut seen): ([&[f32]; Q], _) = ([&[]; Q], [Seen::default(); Q]);
-        let mut outs: [&mut [f32]; Q] = std::array::from_fn(|_| Default::default());
-        let (mut token, mut head) = (first / self.heads, first % self.heads);
+        let (mut queries, mut seen): ([&[f32]; Q], _) = ([&[]; Q], [Seen::default(); Q]);
         for h in 0..Q {
-            places[h] = (token, head);
-            q[h] = &self.q[token][head * self.head_dim..][..self.head_dim];
+            let (token, head) = self.place(first + h);
+            queries[h] = &q[token][head * self.head_dim..][..self.head_dim];
             seen[h] = self.seen[token];
-            let (out, rest) = std::mem::take(&mut self.outs[token]).split_at_mut(self.head_dim);
-            (outs[h], self.outs[token]) = (out, rest);
-            head += 1;
-            if head == self.heads {
-                (token, head) = (token + 1, 0);
-            }
         }
-        let queries = places.map(|(token, head)| &states[token][head].query);
-        let scores = self.page.scores(l, q, queries, self.scale, std::mem::take(&mut self.next));
-        for h in 0..Q {
-            let (token, head) = places[h];
-            states[token][head].softmax.weigh(l, self.page, seen[h], scores[h], &mut weights[h]);
-        }
-        add_values::<L, P, Q, W>(l, self.page, &seen, weights, 0..self.head_dim, &mut outs);
+        let prepared: &[P::Query; Q] = state.queries[first..].first_chunk().expect("groups lie within two tokens");
+        let scores = self.page.scores(l, queries, prepared.each_ref(), scale, std::mem::take(next));
+        let weights = state.weights[first..].first_chunk_mut().expect("groups lie within two tokens");
+        state.softmax.weigh::<L, P, Q>(l, first, self.page, &seen, scores, weights);
         Q
+    }
+
+    /// Adds the values of the page to what has been attended so far, `[heads, head_dim]` of each token.
+    #[inline(always)]
+    fn add<L: Lanes>(self, l: L, weights: &[Weights; 2 * HEADS], outs: &mut [&mut [f32]; 2]) {
+        in_groups!(self.add_group::<L>(l, weights, outs));
+    }
+
+    /// Cuts off `outs` what is done with.
+    #[inline(always)]
+    fn add_group<L: Lanes, const Q: usize, const W: usize>(
+        self,
+        first: usize,
+        l: L,
+        weights: &[Weights; 2 * HEADS],
+        outs: &mut [&mut [f32]; 2],
+    ) -> usize {
+        let mut seen = [Seen::default(); Q];
+        let mut of_heads: [&mut [f32]; Q] = std::array::from_fn(|_| Default::default());
+        for h in 0..Q {
+            let (token, _) = self.place(first + h);
+            seen[h] = self.seen[token];
+            let (out, rest) = std::mem::take(&mut outs[token]).split_at_mut(self.head_dim);
+            (of_heads[h], outs[token]) = (out, rest);
+        }
+        let weights = weights[first..].first_chunk().expect("groups lie within two tokens");
+        add_values::<L, P, Q, W>(l, self.page, &seen, weights, 0..self.head_dim, &mut of_heads);
+        Q
+    }
+
+    /// Token and head of a query head.
+    #[inline(always)]
+    fn place(&self, number: usize) -> (usize, usize) {
+        if number < self.heads { (0, number) } else { (1, number - self.heads) }
     }
 }

@@ -53,6 +53,26 @@ pub(crate) trait Lanes: Copy {
     /// Largest lane, by [`larger`](Self::larger) in the tree of [`sum`](Self::sum).
     fn largest(self, v: Self::V) -> f32;
 
+    /// [`sum`](Self::sum) of every vector in the lane of its number, at most eight; 0 in the other lanes.
+    #[inline(always)]
+    fn sum_of_each<const N: usize>(self, v: &[Self::V; N]) -> Self::V {
+        let mut lanes = [0.0; LANES];
+        for i in 0..N {
+            lanes[i] = self.sum(v[i]);
+        }
+        self.load(&lanes)
+    }
+
+    /// [`largest`](Self::largest) of every vector in the lane of its number, at most eight; negative infinity in the other lanes.
+    #[inline(always)]
+    fn largest_of_each<const N: usize>(self, v: &[Self::V; N]) -> Self::V {
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        for i in 0..N {
+            lanes[i] = self.largest(v[i]);
+        }
+        self.load(&lanes)
+    }
+
     /// Products of bytes and int8 codes, four at a time: lane `j` of `[h][w]` is
     /// `Σ_g Σ_b x[g · stride + w][4 j + b] · y[h][g][b] - offset[h]`, as a float. Callers keep the sums below 2^24, so
     /// all of it is exact.
@@ -332,6 +352,54 @@ mod tests {
             for (got, want) in got.iter().zip(&want) {
                 assert!(got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan()), "{isa}: {got}, not {want}");
             }
+        }
+    }
+
+    /// Sums and largest lanes of `N` vectors at once, beside those of each.
+    struct OfEach<'a>(&'a [[f32; LANES]; 8]);
+
+    impl OfEach<'_> {
+        #[inline(always)]
+        fn check<L: Lanes, const N: usize>(&self, l: L) {
+            let mut v = [l.splat(0.0); N];
+            let mut want = [[0.0; LANES], [f32::NEG_INFINITY; LANES]];
+            for i in 0..N {
+                v[i] = l.load(&self.0[i]);
+                (want[0][i], want[1][i]) = (l.sum(v[i]), l.largest(v[i]));
+            }
+            let mut got = [[0.0; LANES]; 2];
+            l.store(l.sum_of_each(&v), &mut got[0]);
+            l.store(l.largest_of_each(&v), &mut got[1]);
+            assert_eq!(got.map(|lanes| lanes.map(f32::to_bits)), want.map(|lanes| lanes.map(f32::to_bits)), "{N}");
+        }
+    }
+
+    impl Kernel for OfEach<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<L: Lanes>(self, l: L) {
+            self.check::<L, 1>(l);
+            self.check::<L, 2>(l);
+            self.check::<L, 3>(l);
+            self.check::<L, 4>(l);
+            self.check::<L, 7>(l);
+            self.check::<L, 8>(l);
+        }
+    }
+
+    /// Magnitudes differ, so that every other order of additions gives other bits.
+    #[test]
+    fn vectors_are_folded_together_as_alone() {
+        let mut random = 1u64;
+        for _ in 0..1000 {
+            let vectors = [(); 8].map(|()| {
+                [(); LANES].map(|()| {
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    ((random >> 40) as f32 - 8_388_608.0) * 2f32.powi((random >> 32) as i32 & 15)
+                })
+            });
+            Isa::available().into_iter().for_each(|isa| dispatch(isa, OfEach(&vectors)));
         }
     }
 

@@ -29,10 +29,15 @@ impl Seen {
         (self.start..self.end).contains(&position)
     }
 
+    #[inline(always)]
+    pub(super) fn is_whole(self) -> bool {
+        self == Seen::WHOLE
+    }
+
     /// Puts `x` where nothing is seen.
     #[inline(always)]
     pub(super) fn mask(self, values: &mut [[f32; LANES]; PARTS], x: f32) {
-        if self != Seen::WHOLE {
+        if !self.is_whole() {
             for (i, value) in values.as_flattened_mut().iter_mut().enumerate() {
                 *value = if self.contains(i) { *value } else { x };
             }

@@ -4,7 +4,7 @@
 //! that share a key/value head. Values are shared out by head and channel, and each channel adds its pages in order. So every
 //! operation is that of [`Walk`](super::Walk), in the same order.
 
-use super::page::{Page, Seen, Weights};
+use super::page::{PARTS, Page, Seen, Weights};
 use super::{HEADS, Softmax, Step, add_values};
 use crate::lanes::{Kernel, Lanes, dispatch};
 use crate::{Cpu, KernelError, KvShape, PAGE_LEN, Rows, Run};
@@ -18,6 +18,8 @@ const PAGES: usize = 16;
 const STREAMS: usize = 4;
 /// Channels of all heads of a group whose values are one thread's work, where whole heads do not keep all threads busy.
 const CHANNELS: usize = 64;
+/// Heads whose weights are computed together.
+const TOGETHER: usize = 4;
 /// Shorter contexts are not worth the hand-over between the steps.
 const LEAST_PAGES: usize = 8;
 
@@ -246,18 +248,40 @@ impl<'a, P: Page<'a>> Kernel for Weigh<'a, '_, P> {
         let token = Token::of(self.step, self.row);
         let group = self.step.group();
         for first in (0..group).step_by(HEADS) {
-            // Each head waits for its page before, so that some of them take turns.
-            let mut softmax = [Softmax::default(); HEADS];
+            let mut softmax = Softmax::default();
             let heads = first..group.min(first + HEADS);
             for (page, weights) in token.pages.clone().zip(self.weights.chunks_exact_mut(group)) {
                 let (values, seen): (P, _) = token.page(page, self.kv_head);
-                for (softmax, weights) in softmax.iter_mut().zip(&mut weights[heads.clone()]) {
-                    let scores = [l.load(&weights.p[0]), l.load(&weights.p[1])];
-                    softmax.weigh(l, values, seen, scores, weights);
+                let (together, rest) = weights[heads.clone()].as_chunks_mut();
+                for (i, weights) in together.iter_mut().enumerate() {
+                    weigh::<L, P, TOGETHER>(l, &mut softmax, i * TOGETHER, values, seen, weights);
+                }
+                for (h, weights) in rest.iter_mut().enumerate() {
+                    let number = together.len() * TOGETHER + h;
+                    weigh::<L, P, 1>(l, &mut softmax, number, values, seen, std::array::from_mut(weights));
                 }
             }
         }
     }
+}
+
+/// Turns scores that `weights` hold into weights, of `Q` heads from number `first` on.
+#[inline(always)]
+fn weigh<'a, L: Lanes, P: Page<'a>, const Q: usize>(
+    l: L,
+    softmax: &mut Softmax,
+    first: usize,
+    values: P,
+    seen: Seen,
+    weights: &mut [Weights; Q],
+) {
+    let mut scores = [[l.splat(0.0); PARTS]; Q];
+    for h in 0..Q {
+        for i in 0..PARTS {
+            scores[h][i] = l.load(&weights[h].p[i]);
+        }
+    }
+    softmax.weigh(l, first, values, &[seen; Q], scores, weights);
 }
 
 /// The sums over the values of all pages, for some channels.

@@ -145,6 +145,17 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
+    fn sum_of_each<const N: usize>(self, v: &[Zmm; N]) -> Zmm {
+        // SAFETY: see `splat`.
+        unsafe { Zmm(_mm512_maskz_permutexvar_ps(lanes_of::<N>(), folded_lanes(), fold_each::<false, N>(v))) }
+    }
+    #[inline(always)]
+    fn largest_of_each<const N: usize>(self, v: &[Zmm; N]) -> Zmm {
+        let least = self.splat(f32::NEG_INFINITY).0;
+        // SAFETY: see `splat`.
+        unsafe { Zmm(_mm512_mask_permutexvar_ps(least, lanes_of::<N>(), folded_lanes(), fold_each::<true, N>(v))) }
+    }
+    #[inline(always)]
     fn byte_products<const H: usize, const W: usize>(
         self,
         x: &[[u8; 4 * LANES]],
@@ -176,4 +187,52 @@ impl Lanes for Avx512 {
             out
         }
     }
+}
+
+/// A bit for each of the first `N` lanes.
+const fn lanes_of<const N: usize>() -> __mmask16 {
+    assert!(N <= 8);
+    (1 << N) - 1
+}
+
+/// Folds every vector by the tree of [`Lanes::sum`], all at once: sums, or `LARGEST`. Halves of two vectors come side by side,
+/// then quarters of four, and so on. Where there are less than eight, the last takes the place of the others.
+///
+/// # Safety
+/// The processor must have AVX-512 F. So everywhere below.
+#[inline(always)]
+unsafe fn fold_each<const LARGEST: bool, const N: usize>(v: &[Zmm; N]) -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut quarters = [_mm512_setzero_ps(); 2];
+        for i in 0..2 {
+            let mut halves = [_mm512_setzero_ps(); 2];
+            for j in 0..2 {
+                let (a, b) = (v[(4 * i + 2 * j).min(N - 1)].0, v[(4 * i + 2 * j + 1).min(N - 1)].0);
+                let lower = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
+                halves[j] = fold::<LARGEST>(lower, _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b));
+            }
+            let lower = _mm512_shuffle_f32x4::<0b10_00_10_00>(halves[0], halves[1]);
+            quarters[i] = fold::<LARGEST>(lower, _mm512_shuffle_f32x4::<0b11_01_11_01>(halves[0], halves[1]));
+        }
+        let [a, b] = [_mm512_castps_pd(quarters[0]), _mm512_castps_pd(quarters[1])];
+        let lower = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+        let pairs = fold::<LARGEST>(lower, _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+        let lower = _mm512_shuffle_ps::<0b10_00_10_00>(pairs, pairs);
+        fold::<LARGEST>(lower, _mm512_shuffle_ps::<0b11_01_11_01>(pairs, pairs))
+    }
+}
+
+/// `a + b`, or the larger.
+#[inline(always)]
+unsafe fn fold<const LARGEST: bool>(a: __m512, b: __m512) -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe { if LARGEST { _mm512_max_ps(a, b) } else { _mm512_add_ps(a, b) } }
+}
+
+/// Where [`fold_each`] leaves the vectors 0 to 7.
+#[inline(always)]
+unsafe fn folded_lanes() -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0) }
 }
