@@ -196,6 +196,10 @@ fn a_large_vocabulary_takes_less_than_half_of_sorting_it() {
             (took, sorting) = (took.min(between - start), sorting.min(between.elapsed()));
         }
         eprintln!("{name}: {took:?}, sorting {sorting:?}");
-        assert!(took < sorting / 2, "{name}: {took:?}, sorting {sorting:?}");
+        if std::env::var_os("LLVM_PROFILE_FILE").is_some() {
+            eprintln!("SKIPPED: times mean nothing where lines are counted");
+        } else {
+            assert!(took < sorting / 2, "{name}: {took:?}, sorting {sorting:?}");
+        }
     }
 }
