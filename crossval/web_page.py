@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import re
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,9 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("bitnet")
 parser.add_argument("--axe", default="node_modules/axe-core/axe.min.js")
 parser.add_argument("--pictures", type=pathlib.Path)
+parser.add_argument("--tls", nargs=2, metavar=("CERTIFICATE", "KEY"), help="serve HTTPS with these PEM files; the browser trusts any certificate")
 arguments = parser.parse_args()
+trust = ssl.create_default_context(cafile=arguments.tls[0]) if arguments.tls else None
 expect.set_options(timeout=60_000)
 passed = 0
 
@@ -40,10 +43,12 @@ def check(what, condition):
 def serving(*more):
     """A server with the story model, slow enough to be interrupted."""
     command = [arguments.bitnet, "serve", "--port", "0", "--isa", "scalar", "--threads", "1", "--drain-limit", "1", *more]
+    if arguments.tls:
+        command += ["--tls-cert", arguments.tls[0], "--tls-key", arguments.tls[1]]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         for line in server.stderr:
-            if found := re.search(r"listening on (http://\S+)", line):
+            if found := re.search(r"listening on (https?://\S+)", line):
                 break
         else:
             sys.exit("the server did not start")
@@ -54,7 +59,7 @@ def serving(*more):
 
 
 def metric(url, name):
-    with urllib.request.urlopen(f"{url}/metrics") as reply:
+    with urllib.request.urlopen(f"{url}/metrics", context=trust) as reply:
         return float(re.search(rf"^{name} (\S+)", reply.read().decode(), re.M)[1])
 
 
@@ -68,7 +73,7 @@ class Window:
     """A page, and what it complains about and asks for."""
 
     def __init__(self, browser, url, **options):
-        self.context = browser.new_context(accept_downloads=True, **options)
+        self.context = browser.new_context(accept_downloads=True, ignore_https_errors=bool(arguments.tls), **options)
         self.url = url
         self.complaints = []
         self.asked = []
@@ -274,7 +279,7 @@ def broken(browser, url, server):
 
 def keys(browser, url):
     window = Window.__new__(Window)
-    window.context, window.url, window.complaints, window.asked = browser.new_context(), url, [], []
+    window.context, window.url, window.complaints, window.asked = browser.new_context(ignore_https_errors=bool(arguments.tls)), url, [], []
     page = window.page = window.context.new_page()
     page.on("pageerror", lambda error: window.complaints.append(str(error)))
     page.goto(url)
