@@ -1,9 +1,10 @@
-//! Bit planes of an output head: a uniform 6-bit quantisation of every row, cut so that a look at all rows reads 5 bits per
-//! weight and a closer look at some of them one bit more; with a bound of what the difference to the real weights can
-//! matter.
+//! Bit planes of an output head: a uniform 7-bit quantisation of every row, cut so that a look at all rows reads 5 bits per
+//! weight, a closer look at some of them one bit more, and the closest at fewer still another; with a bound of what the
+//! difference to the real weights can matter.
 //!
-//! Row `r` is approximated by `step · (u - 31.5)` with codes `u` in `0..64`. The coarse plane holds `u / 2`, which stands for
-//! the middle of both codes, `step · (2 (u / 2) - 31)`; the fine plane holds `u % 2`. Sums over codes are exact integers.
+//! Row `r` is approximated by `step · (u - 63.5)` with codes `u` in `0..128`. The coarse plane holds `u / 4`, which stands for
+//! the middle of four codes, `step · (4 (u / 4) - 62)`; the fine plane holds `u / 2 % 2`, the finest `u % 2`. Sums over codes
+//! are exact integers.
 //! For weights `w`, approximation `ŵ`, activations `x` and their quantisation `x̂`, by Cauchy and Schwarz
 //!
 //! `|w·x - ŵ·x̂| = |(w - ŵ)·x + ŵ·(x - x̂)| ≤ |w - ŵ| |x| + (|w| + |w - ŵ|) |x - x̂|`.
@@ -13,8 +14,8 @@ use crate::dense_formats::PANEL;
 use crate::lanes::{Kernel, LANES, Lanes, dispatch};
 use crate::{Cpu, Dense, KernelError};
 
-/// Columns of a block. Its coarse codes are 64 bytes of `u / 4`, column `p` in the low and column `64 + p` in the high half
-/// of byte `p`; and one bit per column, `u / 2 % 2`. All coarse halves of a row stand first, then its bits.
+/// Columns of a block. Its coarse codes are 64 bytes of `u / 8`, column `p` in the low and column `64 + p` in the high half
+/// of byte `p`; and one bit per column, `u / 4 % 2`. All coarse halves of a row stand first, then its bits.
 pub(crate) const BLOCK: usize = 128;
 /// Bytes of a block's halves.
 pub(crate) const HALVES: usize = BLOCK / 2;
@@ -40,8 +41,27 @@ pub(crate) struct RowFacts {
     length: f32,
     /// At least the length of what the coarse codes leave out.
     coarse_error: f32,
+    /// At least the length of what the codes without the finest bit leave out.
+    fine_error: Upper,
     /// At least the length of what all codes leave out.
-    fine_error: f32,
+    finest_error: Upper,
+}
+
+/// The upper half of a positive f32, rounded up: four rows' facts fit a cache line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(transparent)]
+struct Upper(u16);
+
+impl From<f32> for Upper {
+    fn from(x: f32) -> Self {
+        Upper((x.to_bits().saturating_add(0xffff) >> 16) as u16)
+    }
+}
+
+impl From<Upper> for f64 {
+    fn from(Upper(half): Upper) -> f64 {
+        f64::from(f32::from_bits(u32::from(half) << 16))
+    }
 }
 
 /// The planes of a head `[rows, cols]`.
@@ -49,7 +69,8 @@ pub(crate) struct Planes {
     blocks: usize,
     coarse_row: usize,
     coarse: Aligned<u8>,
-    fine: Aligned<u8>,
+    /// Of every row the fine plane, then the finest.
+    closer: Aligned<u8>,
     facts: Aligned<RowFacts>,
     /// At least the length of every row that is approximated.
     longest: f32,
@@ -64,7 +85,7 @@ impl Planes {
     /// Bytes that the planes of a head take.
     pub(crate) fn bytes(rows: usize, cols: usize) -> usize {
         let blocks = cols.div_ceil(BLOCK);
-        rows.saturating_mul(coarse_row(blocks) + blocks * BITS + size_of::<RowFacts>())
+        rows.saturating_mul(coarse_row(blocks) + 2 * blocks * BITS + size_of::<RowFacts>())
     }
 
     /// Reserves memory, which nobody touches before [`fill`](Self::fill).
@@ -76,7 +97,7 @@ impl Planes {
             blocks,
             coarse_row,
             coarse: Aligned::zeroed(what, rows.saturating_mul(coarse_row))?,
-            fine: Aligned::zeroed(what, rows.saturating_mul(blocks * BITS))?,
+            closer: Aligned::zeroed(what, rows.saturating_mul(2 * blocks * BITS))?,
             facts: Aligned::zeroed(what, rows)?,
             longest: 0.0,
         })
@@ -85,18 +106,25 @@ impl Planes {
     /// Planes of any codes, to compare sums with.
     pub(crate) fn of_codes(rows: usize, cols: usize, mut code: impl FnMut() -> u8) -> Result<Planes, KernelError> {
         let mut planes = Planes::reserve(rows, cols)?;
-        planes.coarse.iter_mut().chain(planes.fine.iter_mut()).for_each(|byte| *byte = code());
+        planes.coarse.iter_mut().chain(planes.closer.iter_mut()).for_each(|byte| *byte = code());
         Ok(planes)
     }
 
     /// Quantises all rows. Allocates nothing.
     pub(crate) fn fill(&mut self, cpu: &Cpu, dense: &Dense) {
-        let (coarse, fine) = (self.coarse_row, self.blocks * BITS);
+        let (coarse, closer) = (self.coarse_row, 2 * self.blocks * BITS);
         let grain = crate::threads::grain(dense.cols());
-        let (coarse, fine) = ((&mut *self.coarse, coarse), (&mut *self.fine, fine));
-        cpu.pool().zip_rows(dense.rows(), grain, coarse, fine, (&mut *self.facts, 1), |row, coarse, fine, facts| {
-            facts[0] = dispatch(cpu.isa(), Encode { dense, row, coarse, fine });
-        });
+        let (coarse, closer) = ((&mut *self.coarse, coarse), (&mut *self.closer, closer));
+        cpu.pool().zip_rows(
+            dense.rows(),
+            grain,
+            coarse,
+            closer,
+            (&mut *self.facts, 1),
+            |row, coarse, closer, facts| {
+                facts[0] = dispatch(cpu.isa(), Encode { dense, row, coarse, closer });
+            },
+        );
         let lengths = self.facts.iter().map(|facts| facts.length);
         self.longest = lengths.filter(|length| length.is_finite()).fold(0.0, f32::max);
     }
@@ -111,7 +139,7 @@ impl Planes {
         &self.coarse
     }
 
-    /// Bytes that a closer look at a row reads.
+    /// Bytes that a closer look at a row reads, and the closest.
     pub(crate) fn fine_row_bytes(&self) -> usize {
         self.blocks * BITS
     }
@@ -124,7 +152,16 @@ impl Planes {
 
     /// The fine bits of a row.
     pub(crate) fn fine(&self, row: usize) -> &[u8] {
-        &self.fine[row * self.blocks * BITS..(row + 1) * self.blocks * BITS]
+        self.closer_bits(2 * row)
+    }
+
+    /// The finest bits of a row.
+    pub(crate) fn finest(&self, row: usize) -> &[u8] {
+        self.closer_bits(2 * row + 1)
+    }
+
+    fn closer_bits(&self, number: usize) -> &[u8] {
+        &self.closer[number * self.blocks * BITS..(number + 1) * self.blocks * BITS]
     }
 
     /// What is known about every row.
@@ -167,17 +204,25 @@ struct Encode<'a> {
     dense: &'a Dense,
     row: usize,
     coarse: &'a mut [u8],
-    fine: &'a mut [u8],
+    closer: &'a mut [u8],
 }
 
 /// Adding and subtracting it rounds small numbers to whole ones.
 const WHOLE: f32 = 12_582_912.0; // 1.5 * 2^23
 
-/// The code of `w` as a float: `w / step + 31.5`, rounded, in `0..=63`.
+/// The code of `w` as a float: `w / step + 63.5`, rounded, in `0..=127`.
 #[inline(always)]
 fn code<L: Lanes>(l: L, w: L::V, inverse_step: L::V) -> L::V {
-    let code = l.fma(w, inverse_step, l.splat(31.5));
-    let code = l.smaller(l.larger(code, l.splat(0.0)), l.splat(63.0));
+    let code = l.fma(w, inverse_step, l.splat(63.5));
+    let code = l.smaller(l.larger(code, l.splat(0.0)), l.splat(127.0));
+    l.sub(l.add(code, l.splat(WHOLE)), l.splat(WHOLE))
+}
+
+/// `code / 2` or `code / 4`, the rest dropped.
+#[inline(always)]
+fn shortened<L: Lanes>(l: L, code: L::V, by: f32) -> L::V {
+    // the middle of what becomes one code lies at its whole number
+    let code = l.fma(code, l.splat(1.0 / by), l.splat(0.5 / by - 0.5));
     l.sub(l.add(code, l.splat(WHOLE)), l.splat(WHOLE))
 }
 
@@ -196,7 +241,7 @@ impl Kernel for Encode<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> RowFacts {
-        let Encode { dense, row, coarse, fine } = self;
+        let Encode { dense, row, coarse, closer } = self;
         let cols = dense.cols();
         let mut panel = [[0.0; LANES]; PANEL / LANES];
         let (mut max, mut squares) = (l.splat(0.0), l.splat(0.0));
@@ -212,22 +257,25 @@ impl Kernel for Encode<'_> {
             // Zeros, or so small that it does not matter; all others are never left out.
             let small = squares.is_finite() && max < *RANGE.start();
             let length = if small { upper(f64::from(max) * (cols as f64).sqrt()) } else { f32::INFINITY };
-            return RowFacts { step: 0.0, length, coarse_error: length, fine_error: length };
+            return RowFacts {
+                step: 0.0,
+                length,
+                coarse_error: length,
+                fine_error: length.into(),
+                finest_error: length.into(),
+            };
         }
 
-        let whole = max / 32.0;
-        let normal = (0.098 * (squares / cols as f32).sqrt()).min(whole);
+        let whole = max / 64.0;
+        let normal = (0.049 * (squares / cols as f32).sqrt()).min(whole);
         let steps: [f32; STEPS] = [normal, (normal * whole).sqrt(), whole];
         let mut errors = [l.splat(0.0); STEPS];
         for first in (0..cols).step_by(PANEL) {
             for w in dense.decode_panel(l, row, first, &mut panel) {
                 let w = l.load(w);
                 for i in 0..STEPS {
-                    let code = code(l, w, l.splat(1.0 / steps[i]));
-                    // half of an even code, and of an odd one less one
-                    let coarse = l.fma(code, l.splat(0.5), l.splat(-0.25));
-                    let coarse = l.sub(l.add(coarse, l.splat(WHOLE)), l.splat(WHOLE));
-                    errors[i] = add_square(l, errors[i], w, l.splat(-steps[i]), coarse, 2.0, 31.0);
+                    let coarse = shortened(l, code(l, w, l.splat(1.0 / steps[i])), 4.0);
+                    errors[i] = add_square(l, errors[i], w, l.splat(-steps[i]), coarse, 4.0, 62.0);
                 }
             }
         }
@@ -240,11 +288,13 @@ impl Kernel for Encode<'_> {
         }
 
         let (coarse_error, step) = best;
-        let mut error = l.splat(0.0);
+        let (mut fine_error, mut finest_error) = (l.splat(0.0), l.splat(0.0));
         let (halves, bits) = coarse.split_at_mut(cols.div_ceil(BLOCK) * HALVES);
         let (halves, _) = halves.as_chunks_mut::<HALVES>();
         let (bits, _) = bits.as_chunks_mut::<BITS>();
+        let (fine, finest) = closer.split_at_mut(cols.div_ceil(BLOCK) * BITS);
         let (fine, _) = fine.as_chunks_mut::<BITS>();
+        let (finest, _) = finest.as_chunks_mut::<BITS>();
         let mut codes = [[0; LANES]; PANEL / LANES];
         for first in (0..cols).step_by(PANEL) {
             let lanes = dense.decode_panel(l, row, first, &mut panel);
@@ -252,11 +302,13 @@ impl Kernel for Encode<'_> {
             for (w, codes) in lanes.iter().zip(&mut codes) {
                 let w = l.load(w);
                 let code = code(l, w, l.splat(1.0 / step));
-                error = add_square(l, error, w, l.splat(-step), code, 1.0, 31.5);
+                let minus_step = l.splat(-step);
+                fine_error = add_square(l, fine_error, w, minus_step, shortened(l, code, 2.0), 2.0, 63.0);
+                finest_error = add_square(l, finest_error, w, minus_step, code, 1.0, 63.5);
                 let mut lanes = [0.0; LANES];
                 l.store(l.add(code, l.splat(WHOLE)), &mut lanes);
                 for j in 0..LANES {
-                    codes[j] = lanes[j].to_bits() as u8 & 63;
+                    codes[j] = lanes[j].to_bits() as u8 & 127;
                 }
             }
             codes[used..].fill([0; LANES]); // columns that do not exist meet activations of zero
@@ -267,28 +319,36 @@ impl Kernel for Encode<'_> {
                     break;
                 }
                 for p in 0..HALVES {
-                    halves[block][p] = codes[p] >> 2 | codes[HALVES + p] >> 2 << 4;
+                    halves[block][p] = codes[p] >> 3 | codes[HALVES + p] >> 3 << 4;
                 }
                 for (j, codes) in codes.as_chunks::<8>().0.iter().enumerate() {
-                    bits[block][j] = gather(u64::from_le_bytes(*codes) >> 1);
-                    fine[block][j] = gather(u64::from_le_bytes(*codes));
+                    let codes = u64::from_le_bytes(*codes);
+                    bits[block][j] = lowest_bits(codes >> 2);
+                    fine[block][j] = lowest_bits(codes >> 1);
+                    finest[block][j] = lowest_bits(codes);
                 }
             }
         }
         // Every lane rounds once per sum and step, which is less than the factor.
         let grow = |squares: f32| upper((f64::from(squares) * (1.0 + (cols + 64) as f64 * ROUNDING)).sqrt());
-        RowFacts { step, length: grow(squares), coarse_error: grow(coarse_error), fine_error: grow(l.sum(error)) }
+        RowFacts {
+            step,
+            length: grow(squares),
+            coarse_error: grow(coarse_error),
+            fine_error: grow(l.sum(fine_error)).into(),
+            finest_error: grow(l.sum(finest_error)).into(),
+        }
     }
 }
 
 /// The lowest bits of eight bytes.
 #[inline(always)]
-fn gather(bytes: u64) -> u8 {
+pub(crate) fn lowest_bits(bytes: u64) -> u8 {
     ((bytes & 0x0101_0101_0101_0101).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8
 }
 
 /// An f32 that is not below `x`.
-fn upper(x: f64) -> f32 {
+pub(crate) fn upper(x: f64) -> f32 {
     (x as f32).next_up()
 }
 
@@ -346,7 +406,7 @@ impl Query {
         let both = length + rest;
         // A lane adds each product and then the tree its four sums, all rounded: |fl(w·x) - w·x| ≤ m u / (1 - m u) |w| |x|.
         let additions = (x.len().div_ceil(LANES) + 4) as f64 * ROUNDING;
-        // The approximation is rounded to f32, and bounds to f64.
+        // Approximations are rounded to f32, a closer one once more, and bounds to f64.
         let own = 8.0 * ROUNDING;
         self.bound = Bound {
             error: both * (1.0 + own),
@@ -367,30 +427,51 @@ impl Query {
         self.bound
     }
 
-    /// The approximation from the coarse plane, given `Σ (u / 2) x̂`.
+    /// The approximation from the coarse plane, given `Σ (u / 4) x̂`.
     #[inline]
     pub(crate) fn coarse(&self, facts: &RowFacts, sum: i64) -> f32 {
-        (f64::from(facts.step) * self.scale * (2 * sum - 31 * self.sum) as f64) as f32
+        (f64::from(facts.step) * self.scale * (4 * sum - 62 * self.sum) as f64) as f32
     }
 
-    /// The approximation from both planes, given the coarse one and `Σ (u % 2) x̂`.
+    /// The approximation without the finest plane, given the coarse one and `Σ (u / 2 % 2) x̂`.
     #[inline]
     pub(crate) fn fine(&self, facts: &RowFacts, coarse: f32, sum: i64) -> f64 {
-        f64::from(coarse) + f64::from(facts.step) * self.scale * (sum as f64 - 0.5 * self.sum as f64)
+        f64::from(coarse) + f64::from(facts.step) * self.scale * (2 * sum - self.sum) as f64
+    }
+
+    /// The approximation from all planes, given the one without the finest and `Σ (u % 2) x̂`.
+    #[inline]
+    pub(crate) fn finest(&self, facts: &RowFacts, fine: f32, sum: i64) -> f64 {
+        f64::from(fine) + f64::from(facts.step) * self.scale * (sum as f64 - 0.5 * self.sum as f64)
     }
 }
 
 impl Bound {
+    /// What bounds whatever either does.
+    pub(crate) fn larger(self, other: Bound) -> Bound {
+        Bound {
+            error: self.error.max(other.error),
+            length: self.length.max(other.length),
+            least: self.least.max(other.least),
+        }
+    }
+
     /// More than what the logit can exceed its coarse approximation by. (NaN or infinite for rows that must not be left out.)
     #[inline(always)]
     pub(crate) fn coarse(&self, facts: &RowFacts) -> f64 {
         f64::from(facts.coarse_error) * self.error + f64::from(facts.length) * self.length + self.least
     }
 
-    /// The same for the approximation from both planes.
+    /// The same for the approximation without the finest plane.
     #[inline(always)]
     pub(crate) fn fine(&self, facts: &RowFacts) -> f64 {
         f64::from(facts.fine_error) * self.error + f64::from(facts.length) * self.length + self.least
+    }
+
+    /// The same for the approximation from all planes.
+    #[inline(always)]
+    pub(crate) fn finest(&self, facts: &RowFacts) -> f64 {
+        f64::from(facts.finest_error) * self.error + f64::from(facts.length) * self.length + self.least
     }
 }
 
@@ -398,7 +479,7 @@ impl Bound {
 pub(crate) mod scalar {
     use super::{BITS, BLOCK, CoarseRows, HALVES, Query};
 
-    /// `store(row, query, Σ (u / 2) x̂)` for all rows and queries.
+    /// `store(row, query, Σ (u / 4) x̂)` for all rows and queries.
     pub(crate) fn coarse_sums(rows: CoarseRows<'_>, queries: &[Query], mut store: impl FnMut(usize, usize, i64)) {
         for row in 0..rows.len() {
             let (halves, bits) = rows.row(row);
@@ -416,9 +497,9 @@ pub(crate) mod scalar {
         }
     }
 
-    /// `Σ (u % 2) x̂` of one row.
-    pub(crate) fn fine_sum(fine: &[u8], query: &Query) -> i64 {
-        sum(fine.as_chunks().0.iter().map(spread), query)
+    /// `Σ bit x̂` of one row of the fine or the finest plane.
+    pub(crate) fn bit_sum(bits: &[u8], query: &Query) -> i64 {
+        sum(bits.as_chunks().0.iter().map(spread), query)
     }
 
     /// The bits of a block as bytes.

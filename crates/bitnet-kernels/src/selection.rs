@@ -3,16 +3,18 @@
 //! 1. A look at the coarse [`Planes`] approximates all logits.
 //! 2. The `count` best of them are computed exactly. The least of these is not above the `count`-th best logit, so what lies
 //!    below it does not matter.
-//! 3. Rows whose approximation plus its bound reaches that far get a closer look with the fine plane, and those that still do
-//!    are computed exactly, as the full head does.
+//! 3. Rows whose approximation plus its bound reaches that far get a closer look with the fine plane, those that still do the
+//!    closest with the finest, and the rest are computed exactly, as the full head does.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::aligned::Aligned;
 use crate::arch;
 use crate::dense_formats::PANEL;
 use crate::lanes::{Kernel, LANES, Lanes, dispatch};
-use crate::planes::{Bound, Planes, Query};
+use crate::planes::{Bound, Planes, Query, lowest_bits, upper};
+use crate::threads::ColumnTile;
 use crate::{Cpu, Dense, DenseFormat, DenseWeights, Isa, KernelError, Rows, Top};
 
 /// More best tokens than this are not searched for.
@@ -31,8 +33,8 @@ const GROUP: usize = 64;
 pub(crate) struct Selection {
     planes: Planes,
     queries: Vec<Query>,
-    /// Candidates for the best approximations.
-    best: Vec<(f32, u32)>,
+    /// Of every query, candidates for the best approximations.
+    best: Vec<Vec<(f32, u32)>>,
     /// Logits of single rows.
     exact: Aligned<f32>,
     /// Selections asked for so far, up to the first.
@@ -62,7 +64,7 @@ impl Selection {
         Ok(Selection {
             planes: Planes::reserve(rows, cols)?,
             queries: (0..MAX_QUERIES).map(|_| Query::new(cols)).collect::<Result<_, _>>()?,
-            best: Vec::with_capacity(2 * MAX_COUNT),
+            best: (0..MAX_QUERIES).map(|_| Vec::with_capacity(2 * MAX_COUNT)).collect(),
             exact: Aligned::zeroed("logits of single rows", MAX_COUNT.max(MAX_IDS))?,
             asked: 0,
             pause: 0,
@@ -100,11 +102,9 @@ impl Selection {
             }
         }
         self.approximate(cpu, head, out);
-        let mut bytes = self.planes.coarse_bytes() as u64;
-        for (i, (top, x)) in tops.iter().zip(x.chunks(head.cols())).enumerate() {
-            let bound = self.queries[i].bound();
-            bytes += self.select(cpu, x, head, (i, top), bound, out.row_mut(i))?;
-        }
+        let mut bounds = [Bound::default(); MAX_QUERIES];
+        bounds.iter_mut().zip(&self.queries).for_each(|(bound, query)| *bound = query.bound());
+        let bytes = self.planes.coarse_bytes() as u64 + self.select(cpu, x, head, tops, &bounds, out)?;
         // another row costs the full head about an eighth more
         if bytes >= (head.bytes() / 8 * (7 + tops.len())) as u64 {
             self.pause = PAUSE;
@@ -125,69 +125,149 @@ impl Selection {
         });
     }
 
-    /// Turns approximations of query `i` into what `top` wants. Returns the bytes read.
+    /// Turns approximations into what `tops` want. Returns the bytes read.
     fn select(
         &mut self,
         cpu: &Cpu,
         x: &[f32],
         head: &Dense,
-        (i, top): (usize, &Top<'_>),
-        bound: Bound,
-        logits: &mut [f32],
+        tops: &[Top<'_>],
+        bounds: &[Bound],
+        out: &mut Rows,
     ) -> Option<u64> {
         let Selection { planes, queries, best, exact, .. } = self;
-        let (planes, query, facts) = (&*planes, &queries[i], planes.facts());
+        let (planes, queries, best) = (&*planes, &queries[..tops.len()], &mut best[..tops.len()]);
         let isa = cpu.isa();
+        for (i, top) in tops.iter().enumerate() {
+            let logits = out.row_mut(i);
+            top.ids.iter().for_each(|&id| logits[id as usize] = f32::NEG_INFINITY); // computed in any case
+        }
+        let approximations = &*out;
+        cpu.pool().chunks(best, 1, 1, |i, best| largest(approximations.row(i), tops[i].count, &mut best[0]));
 
-        top.ids.iter().for_each(|&id| logits[id as usize] = f32::NEG_INFINITY); // computed in any case
-        largest(logits, top.count, best);
-        let found = &mut exact[..best.len()];
-        cpu.pool().chunks(found, 1, 1, |i, out| out[0] = dot(isa, head, best[i].1 as usize, x));
-        let enough = best.len() == top.count;
-        let least = found.iter().fold(f32::INFINITY, |least, &logit| if logit < least { logit } else { least });
-        if found.iter().any(|logit| !logit.is_finite()) {
+        let mut bytes = 0;
+        let mut floors = [f64::NEG_INFINITY; MAX_QUERIES];
+        for (((top, best), x), floor) in tops.iter().zip(&*best).zip(x.chunks(head.cols())).zip(&mut floors) {
+            let found = &mut exact[..best.len()];
+            cpu.pool().chunks(found, 1, 1, |i, out| out[0] = dot(isa, head, best[i].1 as usize, x));
+            if found.iter().any(|logit| !logit.is_finite()) {
+                return None;
+            }
+            if best.len() == top.count {
+                let least = found.iter().fold(f32::INFINITY, |least, &logit| if logit < least { logit } else { least });
+                *floor = f64::from(least) - f64::from(top.margin);
+            }
+            bytes += (found.len() * head.row_bytes()) as u64;
+        }
+
+        let bound = bounds[..tops.len()].iter().fold(Bound::default(), |most, &bound| most.larger(bound));
+        let looks = Looks { isa, planes, queries, bound, bounds, floors, head, x };
+        let (read, healthy) = (AtomicU64::new(0), AtomicBool::new(true));
+        let grain = (head.rows() / (8 * cpu.threads())).max(GROUP);
+        cpu.pool().columns(&mut [out], grain, |_, mut tile| {
+            let columns = tile.columns();
+            for first in columns.clone().step_by(GROUP) {
+                let (bytes, finite) = looks.group(first..columns.end.min(first + GROUP), &mut tile);
+                read.fetch_add(bytes, Ordering::Relaxed);
+                healthy.fetch_and(finite, Ordering::Relaxed);
+            }
+        });
+        if !healthy.into_inner() {
             return None;
         }
-        let floor = if enough { f64::from(least) - f64::from(top.margin) } else { f64::NEG_INFINITY };
 
-        let bytes = AtomicU64::new((found.len() * head.row_bytes()) as u64);
-        let healthy = AtomicBool::new(true);
-        let grain = (logits.len() / (8 * GROUP * cpu.threads())).max(1);
-        cpu.pool().chunks(logits, GROUP, grain, |group, logits| {
-            let first = group * GROUP;
-            let mut reaching = 0u64;
-            for (i, (logit, facts)) in logits.iter().zip(&facts[first..]).enumerate() {
-                let below = f64::from(*logit) + bound.coarse(facts) < floor; // NaN is not
-                reaching |= u64::from(!below) << i;
+        for (i, (top, x)) in tops.iter().zip(x.chunks(head.cols())).enumerate() {
+            let wanted = &mut exact[..top.ids.len()];
+            cpu.pool().chunks(wanted, 1, 4, |i, out| out[0] = dot(isa, head, top.ids[i] as usize, x));
+            if wanted.iter().any(|logit| !logit.is_finite()) {
+                return None;
             }
-            each_bit(reaching, |i| arch::fetch(planes.fine(first + i)));
-            let mut remaining = reaching;
-            each_bit(reaching, |i| {
-                let (row, facts) = (first + i, &facts[first + i]);
-                let logit = query.fine(facts, logits[i], arch::fine_sum(isa, planes.fine(row), query));
-                if logit + bound.fine(facts) < floor {
-                    remaining &= !(1 << i);
-                } else {
-                    arch::fetch(head.row(row));
-                }
-            });
-            logits.fill(f32::NEG_INFINITY);
-            each_bit(remaining, |i| {
-                logits[i] = dot(isa, head, first + i, x);
-                if !logits[i].is_finite() {
-                    healthy.store(false, Ordering::Relaxed);
-                }
-            });
-            let counted = |bits: u64, bytes: usize| u64::from(bits.count_ones()) * bytes as u64;
-            let read = counted(reaching, planes.fine_row_bytes()) + counted(remaining, head.row_bytes());
-            bytes.fetch_add(read, Ordering::Relaxed);
-        });
+            let logits = out.row_mut(i);
+            top.ids.iter().zip(&*wanted).for_each(|(&id, &logit)| logits[id as usize] = logit);
+            bytes += (wanted.len() * head.row_bytes()) as u64;
+        }
+        Some(bytes + read.into_inner())
+    }
+}
 
-        let wanted = &mut exact[..top.ids.len()];
-        cpu.pool().chunks(wanted, 1, 4, |i, out| out[0] = dot(isa, head, top.ids[i] as usize, x));
-        top.ids.iter().zip(&*wanted).for_each(|(&id, &logit)| logits[id as usize] = logit);
-        let healthy = healthy.into_inner() && wanted.iter().all(|logit| logit.is_finite());
-        healthy.then_some(bytes.into_inner() + (wanted.len() * head.row_bytes()) as u64)
+/// Closer and closer looks at rows whose approximations reach the floor of some query.
+struct Looks<'a> {
+    isa: Isa,
+    planes: &'a Planes,
+    queries: &'a [Query],
+    /// Of all queries.
+    bound: Bound,
+    /// Of every query, at least.
+    bounds: &'a [Bound],
+    floors: [f64; MAX_QUERIES],
+    head: &'a Dense,
+    /// `[queries, cols]`
+    x: &'a [f32],
+}
+
+impl Looks<'_> {
+    /// Puts logits in the place of approximations, or negative infinity where they lie below the floor, for at most [`GROUP`] rows.
+    /// Returns the bytes read, and whether all logits are finite. What one look leaves is fetched for the next, by all queries
+    /// together.
+    fn group(&self, rows: Range<usize>, tile: &mut ColumnTile<'_>) -> (u64, bool) {
+        let Looks { planes, queries, bounds, head, .. } = self;
+        let facts = &planes.facts()[rows.clone()];
+        let within = rows.start - tile.columns().start..rows.end - tile.columns().start;
+        // Of every query, a bit for each row that reaches the floor. Sums of f32 are never rounded to below a float that they reach.
+        let mut reaching = [0u64; MAX_QUERIES];
+        let mut most = [0.0; GROUP];
+        most.iter_mut().zip(facts).for_each(|(most, facts)| *most = upper(self.bound.coarse(facts)));
+        for q in 0..queries.len() {
+            let floor = (self.floors[q] as f32).next_down();
+            let mut reaches = [0u8; GROUP];
+            for ((reaches, logit), most) in reaches.iter_mut().zip(&tile.row(q)[within.clone()]).zip(&most) {
+                let below = logit + most < floor; // NaN is not
+                *reaches = u8::from(!below);
+            }
+            reaching[q] =
+                u64::from_le_bytes(std::array::from_fn(|i| lowest_bits(u64::from_le_bytes(reaches.as_chunks().0[i]))));
+        }
+        let of_any = |reaching: &[u64]| reaching.iter().fold(0, |any, bits| any | bits);
+        let read = |bits: u64, bytes: usize| u64::from(bits.count_ones()) * bytes as u64;
+
+        let any = of_any(&reaching);
+        let mut bytes = read(any, planes.fine_row_bytes());
+        each_bit(any, |i| arch::fetch(planes.fine(rows.start + i)));
+        for (q, query) in queries.iter().enumerate() {
+            let logits = &mut tile.row(q)[within.clone()];
+            each_bit(reaching[q], |i| {
+                let sum = arch::bit_sum(self.isa, planes.fine(rows.start + i), query);
+                let logit = query.fine(&facts[i], logits[i], sum);
+                logits[i] = logit as f32;
+                reaching[q] &= !(u64::from(logit + bounds[q].fine(&facts[i]) < self.floors[q]) << i);
+            });
+        }
+
+        let any = of_any(&reaching);
+        bytes += read(any, planes.fine_row_bytes());
+        each_bit(any, |i| arch::fetch(planes.finest(rows.start + i)));
+        for (q, query) in queries.iter().enumerate() {
+            let logits = &tile.row(q)[within.clone()];
+            each_bit(reaching[q], |i| {
+                let sum = arch::bit_sum(self.isa, planes.finest(rows.start + i), query);
+                let logit = query.finest(&facts[i], logits[i], sum);
+                reaching[q] &= !(u64::from(logit + bounds[q].finest(&facts[i]) < self.floors[q]) << i);
+            });
+        }
+
+        let any = of_any(&reaching);
+        bytes += read(any, head.row_bytes());
+        each_bit(any, |i| arch::fetch(head.row(rows.start + i)));
+        let mut finite = true;
+        for (q, x) in self.x.chunks(head.cols()).enumerate() {
+            let logits = &mut tile.row(q)[within.clone()];
+            logits.fill(f32::NEG_INFINITY);
+            each_bit(reaching[q], |i| {
+                logits[i] = dot(self.isa, head, rows.start + i, x);
+                finite &= logits[i].is_finite();
+            });
+        }
+        (bytes, finite)
     }
 }
 

@@ -93,7 +93,8 @@ fn receive(mut stream: TcpStream) -> serde_json::Value {
 fn sigterm_finishes_the_answer_and_ends_well() {
     let mut served = Served::start(&[]);
     // long enough to be at work when the signal comes, and short enough for the time that draining may take
-    let body = r#"{"messages": [{"role": "user", "content": "a secret"}], "n": 8, "max_tokens": 64, "ignore_eos": true}"#;
+    let body =
+        r#"{"messages": [{"role": "user", "content": "a secret"}], "n": 8, "max_tokens": 64, "ignore_eos": true}"#;
     let answer = served.send(body);
     // its line in the log stands there when it is answered, so its tokens say that it was accepted
     while served.metrics().contains("\nbitnet_new_tokens_total 0\n") {

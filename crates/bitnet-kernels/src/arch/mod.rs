@@ -140,30 +140,30 @@ pub(crate) fn coarse_sums(isa: Isa, rows: CoarseRows<'_>, queries: &[Query], sto
 }
 
 /// The sum over the fine plane of one row.
-pub(crate) fn fine_sum(isa: Isa, fine: &[u8], query: &Query) -> i64 {
+pub(crate) fn bit_sum(isa: Isa, bits: &[u8], query: &Query) -> i64 {
     match isa {
         // SAFETY: the processor supports the tier, see above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Amx | Isa::Avx512Vnni => unsafe { x86_64::planes::fine_sum_avx512(fine, query) },
+        Isa::Amx | Isa::Avx512Vnni => unsafe { x86_64::planes::bit_sum_avx512(bits, query) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::AvxVnni => unsafe { x86_64::avxvnni::fine_sum(fine, query) },
+        Isa::AvxVnni => unsafe { x86_64::avxvnni::bit_sum(bits, query) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { x86_64::avx2::fine_sum(fine, query) },
+        Isa::Avx2 => unsafe { x86_64::avx2::bit_sum(bits, query) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Sse41 => unsafe { x86_64::sse41::fine_sum(fine, query) },
+        Isa::Sse41 => unsafe { x86_64::sse41::bit_sum(bits, query) },
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
-        Isa::I8mm | Isa::Dotprod => unsafe { aarch64::dotprod::fine_sum(fine, query) },
+        Isa::I8mm | Isa::Dotprod => unsafe { aarch64::dotprod::bit_sum(bits, query) },
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon => unsafe { aarch64::neon::fine_sum(fine, query) },
+        Isa::Neon => unsafe { aarch64::neon::bit_sum(bits, query) },
         // SAFETY: as above.
         #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-        Isa::Simd128 => unsafe { wasm32::simd128::fine_sum(fine, query) },
-        _ => planes::scalar::fine_sum(fine, query),
+        Isa::Simd128 => unsafe { wasm32::simd128::bit_sum(bits, query) },
+        _ => planes::scalar::bit_sum(bits, query),
     }
 }
 

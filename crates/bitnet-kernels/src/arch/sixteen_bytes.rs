@@ -171,7 +171,7 @@ macro_rules! plane_kernels {
         /// Queries that share unpacked codes.
         const QUERIES: usize = 4;
 
-        /// `store(row, query, Σ (u / 2) x̂)` for all rows and queries.
+        /// `store(row, query, Σ (u / 4) x̂)` for all rows and queries.
         ///
         /// # Safety
         /// The processor must have the features of this tier.
@@ -218,15 +218,15 @@ macro_rules! plane_kernels {
             sums.map(|sums| whole(sums))
         }
 
-        /// `Σ (u % 2) x̂` of one row.
+        /// `Σ bit x̂` of one row of the fine or the finest plane.
         ///
         /// # Safety
         /// The processor must have the features of this tier.
         #[target_feature(enable = $features)]
-        pub(crate) unsafe fn fine_sum(fine: &[u8], query: &Query) -> i64 {
+        pub(crate) unsafe fn bit_sum(bits: &[u8], query: &Query) -> i64 {
             let (high, low) = query.halves();
             let mut sums = [splat(0); 2];
-            for ((bits, high), low) in fine.as_chunks::<BITS>().0.iter().zip(high).zip(low) {
+            for ((bits, high), low) in bits.as_chunks::<BITS>().0.iter().zip(high).zip(low) {
                 let codes = spread(bits);
                 sums = [add_block(sums[0], &codes, high), add_block(sums[1], &codes, low)];
             }

@@ -23,7 +23,7 @@ fn the_bound_is_reached() {
     let cols = 256;
     for isa in Isa::available() {
         let cpu = cpu(isa);
-        for plane in 0..2 {
+        for plane in 0..3 {
             let mut rows = vec![vec![0.0; cols]; 40];
             rows[17] = (0..cols).map(|i| ((i * 37 % 101) as f32 / 50.0 - 1.0) * 0.03).collect();
             let mut planes = Planes::reserve(rows.len(), cols).expect("memory");
@@ -58,7 +58,7 @@ fn the_bound_is_reached() {
             for (part, kept) in [(1.0, true), (0.8, true), (0.6, false), (0.0, false)] {
                 let bound = Bound { error: bound.error * part, ..bound };
                 selection.approximate(&cpu, &head, &mut out);
-                selection.select(&cpu, &x, &head, (0, &top), bound, out.row_mut(0)).expect("finite logits");
+                selection.select(&cpu, &x, &head, &[top], &[bound], &mut out).expect("finite logits");
                 assert_eq!(out.row(0)[17] > f32::NEG_INFINITY, kept, "{isa}, plane {plane}, {part} of the bound");
             }
         }

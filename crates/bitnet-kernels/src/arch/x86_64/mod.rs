@@ -78,9 +78,9 @@ macro_rules! tier {
             }
 
             #[target_feature(enable = $features)]
-            pub(crate) unsafe fn fine_sum(fine: &[u8], query: &Query) -> i64 {
+            pub(crate) unsafe fn bit_sum(bits: &[u8], query: &Query) -> i64 {
                 // SAFETY: this function has the features.
-                planes::fine_sum(unsafe { <$bytes>::new() }, fine, query)
+                planes::bit_sum(unsafe { <$bytes>::new() }, bits, query)
             }
 
             #[target_feature(enable = $features)]

@@ -48,7 +48,7 @@ macro_rules! for_all_rows {
     }};
 }
 
-/// `store(row, query, Σ (u / 2) x̂)` for all rows and queries. A block adds at most 8 · 31 · 128 to a 32-bit lane: enough room
+/// `store(row, query, Σ (u / 4) x̂)` for all rows and queries. A block adds at most 8 · 31 · 128 to a 32-bit lane: enough room
 /// for the 512 blocks of the longest rows.
 ///
 /// # Safety
@@ -75,7 +75,11 @@ fn coarse_avx512<const Q: usize>(row: (&[[u8; HALVES]], &[[u8; BITS]]), queries:
             add_products_512(codes, &x[q].1[block], &mut sums[q][1]);
         }
     }
-    sums.map(|sums| whole(_mm512_reduce_add_epi32(sums[0]), _mm512_reduce_add_epi32(sums[1])))
+    let mut out = [0; Q];
+    for q in 0..Q {
+        out[q] = whole(_mm512_reduce_add_epi32(sums[q][0]), _mm512_reduce_add_epi32(sums[q][1]));
+    }
+    out
 }
 
 /// Coarse codes of a block: of columns `0..64` and `64..128`.
@@ -102,26 +106,48 @@ fn add_products_512(codes: [__m512i; 2], x: &[i8; BLOCK], sum: &mut __m512i) {
     }
 }
 
-/// `Σ (u % 2) x̂` of one row.
+/// `Σ bit x̂` of one row of the fine or the finest plane.
 ///
 /// # Safety
 /// The processor must have AVX-512 F, BW, VL and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(crate) unsafe fn fine_sum_avx512(fine: &[u8], query: &Query) -> i64 {
-    let one = _mm512_set1_epi8(1);
-    let mut sums = [_mm512_setzero_si512(); 4]; // independent, two for each half
-    let (high, low) = query.halves();
-    for ((bits, high), low) in fine.as_chunks::<BITS>().0.iter().zip(high).zip(low) {
-        let codes = words(bits).map(|bits| _mm512_maskz_mov_epi8(bits, one));
-        let (h, l) = (high.as_chunks::<64>().0, low.as_chunks::<64>().0);
-        for (i, x) in [&h[0], &h[1], &l[0], &l[1]].into_iter().enumerate() {
-            // SAFETY: the load is that of an array of 64 bytes.
-            let x = unsafe { _mm512_loadu_si512(x.as_ptr().cast()) };
-            sums[i] = _mm512_dpbusd_epi32(sums[i], codes[i % 2], x);
+pub(crate) unsafe fn bit_sum_avx512(bits: &[u8], query: &Query) -> i64 {
+    let (bits, (high, low)) = (bits.as_chunks::<BITS>().0, query.halves());
+    let (high, low) = (&high[..bits.len()], &low[..bits.len()]);
+    let mut sums = [[_mm512_setzero_si512(); 4]; 2]; // independent: of even and odd blocks, two for each half
+    for first in (0..bits.len() / 2 * 2).step_by(2) {
+        for i in 0..2 {
+            add_bits_512(&bits[first + i], &high[first + i], &low[first + i], &mut sums[i]);
         }
     }
-    let [high, low] = [_mm512_add_epi32(sums[0], sums[1]), _mm512_add_epi32(sums[2], sums[3])];
-    whole(_mm512_reduce_add_epi32(high), _mm512_reduce_add_epi32(low))
+    if let Some(last) = bits.len().checked_sub(1).filter(|last| last % 2 == 0) {
+        add_bits_512(&bits[last], &high[last], &low[last], &mut sums[0]);
+    }
+    let mut halves = [0; 2];
+    for half in 0..2 {
+        let [even, odd] = sums;
+        let (a, b) =
+            (_mm512_add_epi32(even[2 * half], even[2 * half + 1]), _mm512_add_epi32(odd[2 * half], odd[2 * half + 1]));
+        halves[half] = _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
+    }
+    whole(halves[0], halves[1])
+}
+
+/// Adds what a block of bits selects of both halves of the activations.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn add_bits_512(bits: &[u8; BITS], high: &[i8; BLOCK], low: &[i8; BLOCK], sums: &mut [__m512i; 4]) {
+    let one = _mm512_set1_epi8(1);
+    let [b0, b1] = words(bits);
+    let codes = [_mm512_maskz_mov_epi8(b0, one), _mm512_maskz_mov_epi8(b1, one)];
+    for i in 0..2 {
+        // SAFETY: both loads are inside of arrays of 128 bytes.
+        unsafe {
+            sums[i] = _mm512_dpbusd_epi32(sums[i], codes[i], _mm512_loadu_si512(high.as_ptr().add(64 * i).cast()));
+            sums[2 + i] =
+                _mm512_dpbusd_epi32(sums[2 + i], codes[i], _mm512_loadu_si512(low.as_ptr().add(64 * i).cast()));
+        }
+    }
 }
 
 /// The bits of columns `0..64` and `64..128`.
@@ -131,7 +157,7 @@ fn words(bits: &[u8; BITS]) -> [u64; 2] {
     [bits as u64, (bits >> 64) as u64]
 }
 
-/// `store(row, query, Σ (u / 2) x̂)` for all rows and queries.
+/// `store(row, query, Σ (u / 4) x̂)` for all rows and queries.
 #[inline(always)]
 pub(super) fn coarse_sums<B: Bytes>(
     b: B,
@@ -169,12 +195,12 @@ fn coarse<const Q: usize>(b: impl Bytes, row: (&[[u8; HALVES]], &[[u8; BITS]]), 
     sums.map(|sums| whole(b.sum(sums[0]), b.sum(sums[1])))
 }
 
-/// `Σ (u % 2) x̂` of one row.
+/// `Σ bit x̂` of one row of the fine or the finest plane.
 #[inline(always)]
-pub(super) fn fine_sum<B: Bytes>(b: B, fine: &[u8], query: &Query) -> i64 {
+pub(super) fn bit_sum<B: Bytes>(b: B, bits: &[u8], query: &Query) -> i64 {
     let mut sums = [b.zero(); 2];
     let (high, low) = query.halves();
-    for ((bits, high), low) in fine.as_chunks::<BITS>().0.iter().zip(high).zip(low) {
+    for ((bits, high), low) in bits.as_chunks::<BITS>().0.iter().zip(high).zip(low) {
         let codes = block_codes(b, |i| b.and(b.spread(bits, i), b.splat(1)));
         add_products(b, &codes, high, &mut sums[0]);
         add_products(b, &codes, low, &mut sums[1]);

@@ -25,7 +25,7 @@ const AHEAD: usize = 768;
 /// Tile products along a block.
 const STEPS: usize = BLOCK / TILE_BYTES;
 
-/// `store(row, query, Σ (u / 2) x̂)` for all rows and queries.
+/// `store(row, query, Σ (u / 4) x̂)` for all rows and queries.
 ///
 /// # Safety
 /// The processor must have AVX-512 F, BW, VL and VNNI, and `amx::is_permitted()` have returned true.
