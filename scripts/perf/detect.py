@@ -67,6 +67,9 @@ def compare(report, baselines, platform):
         elif origin["processor"] != report["system"]["processor"]:
             text = f"the baseline is of another processor: {origin['processor']}, not {report['system']['processor']}"
             notes += [text] if text not in notes else []
+        elif origin["isa"] != (tier := (report["system"]["doctor"] or {}).get("isa", origin["isa"])):
+            text = f"the baseline is of another instruction-set tier: {origin['isa']}, not {tier}"
+            notes += [text] if text not in notes else []
     for name, found in report["metrics"].items():
         if METRICS[name].kind and found["value"] is not None and name not in known["rust_implementation"]:
             missing.append(f"{name} has no baseline for {platform}")

@@ -147,6 +147,13 @@ class Verdicts(unittest.TestCase):
         now["system"]["processor"] = "Another"
         self.assertEqual(len(self.verdict(now)["notes"]), 1)
 
+    def test_another_tier_of_a_processor_of_the_same_name_is_noted_once(self):
+        now = report()
+        now["system"]["doctor"] = {"isa": "amx"}
+        self.assertEqual(self.verdict(now)["notes"], ["the baseline is of another instruction-set tier: avx2, not amx"])
+        now["system"]["doctor"] = {"isa": "avx2"}
+        self.assertEqual(self.verdict(now)["notes"], [])
+
     def test_instruction_counts_decide_where_timings_are_noise(self):
         noisy = report(throughput_tokens_per_second=(80.0, 30.0))
         self.assertEqual(self.verdict(noisy)["level"], "STABLE")
