@@ -288,7 +288,7 @@ impl<'a, P: Page<'a>> Walk<'a, '_, P> {
         let last_page = self.step.visible(run, rows.end - 1).1 / PAGE_LEN;
         for page in self.step.visible(run, rows.start).0 / PAGE_LEN..=last_page {
             let keys_and_values = P::new(self.step.bytes(run, page, kv_head), dim);
-            // The first scores of a page fetch the next one.
+            // The scores of each pair of tokens fetch a part of the next page: all at once would have them wait.
             let mut next: &[u8] = &[];
             if page < last_page {
                 next = self.step.bytes(run, page + 1, kv_head);
@@ -303,6 +303,7 @@ impl<'a, P: Page<'a>> Walk<'a, '_, P> {
                     step.seen[t] = self.step.seen(run, row, page);
                     queries[t] = &q.row(row)[columns.clone()];
                 }
+                let mut next = &next[next.len() * i / pairs..next.len() * (i + 1) / pairs];
                 step.weigh(l, queries, scale, &mut next, state);
             }
             for (i, (step, state)) in steps[..pairs].iter().zip(&states).enumerate() {

@@ -320,13 +320,14 @@ impl Pool {
         }
     }
 
-    /// Cuts `out` into tiles of `rows` rows and `cols` columns (the last may be smaller) and calls `body` for each.
+    /// Cuts `out` into tiles of `rows` rows and `cols` columns (the last may be smaller) and calls `body` for each, those of the
+    /// same columns one after the other: they share what they read.
     pub(crate) fn tiles(&self, out: &mut Rows, rows: usize, cols: usize, body: impl Fn(ColumnTile<'_>) + Sync) {
         let (all_rows, all_cols) = (out.len(), out.cols());
         let target = Target { data: Disjoint::new(out.data_mut()), rows: all_rows, cols: all_cols };
-        let across = all_cols.div_ceil(cols);
-        self.run(all_rows.div_ceil(rows) * across, |part| {
-            let (down, right) = (part / across * rows, part % across * cols);
+        let along = all_rows.div_ceil(rows);
+        self.run(along * all_cols.div_ceil(cols), |part| {
+            let (down, right) = (part % along * rows, part / along * cols);
             body(ColumnTile {
                 target: &target,
                 columns: right..all_cols.min(right + cols),
