@@ -191,7 +191,8 @@ fn pages_of_other_origins() {
 
 #[test]
 fn stopping_finishes_what_was_begun() {
-    let mut server = busy_server(options());
+    // Longer than a slow build takes: the limit is another test's.
+    let mut server = busy_server(ServerOptions { drain_limit: Duration::from_secs(600), ..options() });
     let whole = send(server.address, "POST", "/v1/completions", &[], long(false).to_string().as_bytes());
     let stream = send(server.address, "POST", "/v1/completions", &[], long(true).to_string().as_bytes());
     // In this order none counts twice, however slowly they are asked for.
