@@ -139,7 +139,7 @@ pub(crate) fn coarse_sums(isa: Isa, rows: CoarseRows<'_>, queries: &[Query], sto
     }
 }
 
-/// The sum over the fine plane of one row.
+/// The sum over one row of the fine or the finest plane.
 pub(crate) fn bit_sum(isa: Isa, bits: &[u8], query: &Query) -> i64 {
     match isa {
         // SAFETY: the processor supports the tier, see above.
