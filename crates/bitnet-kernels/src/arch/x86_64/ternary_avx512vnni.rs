@@ -14,6 +14,8 @@ use crate::ternary_matmul::{GroupPanel, Panel, ROW_TILE};
 
 /// Tokens up to which it is fastest to unpack weights in registers, for at most eight of them at a time.
 const FEW: usize = 28;
+/// Rows whose products with few tokens are stored together.
+const FEW_ROWS: usize = 96;
 /// Tokens of a vector of sums.
 const VECTOR: usize = 16;
 /// Vectors of tokens that share a weight: 8 × 3 sums, 3 vectors of activations and a weight fit 32 registers.
@@ -51,9 +53,9 @@ pub(crate) unsafe fn multiply(panel: Panel<'_>, x: &Quantized, mut store: impl F
             3 => few_tokens::<3, 4>(panel, x, token, &mut store),
             4 => few_tokens::<4, 4>(panel, x, token, &mut store),
             5 => few_tokens::<5, 4>(panel, x, token, &mut store),
-            6 => few_tokens::<6, 2>(panel, x, token, &mut store),
-            7 => few_tokens::<7, 2>(panel, x, token, &mut store),
-            _ => few_tokens::<8, 2>(panel, x, token, &mut store),
+            6 => few_tokens::<6, 3>(panel, x, token, &mut store),
+            7 => few_tokens::<7, 3>(panel, x, token, &mut store),
+            _ => few_tokens::<8, 3>(panel, x, token, &mut store),
         }
         token += count;
     }
@@ -77,8 +79,8 @@ fn one_token(panel: Panel<'_>, x: &Quantized, token: usize, store: &mut impl FnM
     }
 }
 
-/// All rows for `T` tokens from `token`. Weights are unpacked in registers, `R` rows at a time: each 64 bytes of them
-/// take `4 T` products, which keeps up with memory to about eight tokens.
+/// All rows for `T` tokens from `token`. Weights are unpacked in registers, `R` rows at a time, which share every load of
+/// activations.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn few_tokens<const T: usize, const R: usize>(
     panel: Panel<'_>,
@@ -87,49 +89,66 @@ fn few_tokens<const T: usize, const R: usize>(
     store: &mut impl FnMut(usize, usize, &[i32]),
 ) {
     let activations: [&[i8]; T] = std::array::from_fn(|t| x.row(token + t).codes);
-    let mask = _mm512_set1_epi8(3);
     let last = panel.rows() - 1;
-    for first in (0..=last).step_by(ROW_TILE) {
-        let rows = ROW_TILE.min(last + 1 - first);
-        let mut sums = [[0; ROW_TILE]; T];
-        for start in (0..ROW_TILE).step_by(R) {
-            let codes: [&[u8]; ROW_TILE] = std::array::from_fn(|r| panel.row((first + start + r % R).min(last)));
-            let mut acc = [[_mm512_setzero_si512(); ROW_TILE]; T];
-            for unit in 0..units(&codes, &activations) {
-                let mut bits = [_mm512_setzero_si512(); R];
-                for r in 0..R {
-                    bits[r] = load_unit(codes[r], unit);
-                    prefetch(codes[r], unit);
-                }
-                for chunk in 0..4 {
-                    let mut code = [_mm512_setzero_si512(); R];
-                    for r in 0..R {
-                        // Bits that cross bytes are masked away.
-                        let moved = match chunk {
-                            0 => _mm512_srli_epi16::<6>(bits[r]),
-                            1 => _mm512_srli_epi16::<4>(bits[r]),
-                            2 => _mm512_srli_epi16::<2>(bits[r]),
-                            _ => bits[r],
-                        };
-                        code[r] = _mm512_and_si512(moved, mask);
-                    }
-                    for t in 0..T {
-                        let q = load_chunk(activations[t], unit, chunk);
-                        for r in 0..R {
-                            acc[t][r] = _mm512_dpbusd_epi32(acc[t][r], code[r], q);
-                        }
-                    }
-                }
+    let mut sums = [[0; FEW_ROWS]; T];
+    for first in (0..=last).step_by(FEW_ROWS) {
+        let rows = FEW_ROWS.min(last + 1 - first);
+        for start in (0..rows).step_by(R) {
+            // No closures: they would not have the features, and be called.
+            let mut codes: [&[u8]; R] = [&[]; R];
+            for r in 0..R {
+                codes[r] = panel.row((first + start + r).min(last));
             }
-            for t in 0..T {
-                let part = four_sums(acc[t]);
-                sums[t][start..start + R].copy_from_slice(&part[..R]);
+            let products = dot_few(codes, activations);
+            for r in 0..R.min(rows - start) {
+                for t in 0..T {
+                    sums[t][start + r] = products[r][t];
+                }
             }
         }
-        for t in 0..T {
-            store(first, token + t, &sums[t][..rows]);
+        for (t, sums) in sums.iter().enumerate() {
+            store(first, token + t, &sums[..rows]);
         }
     }
+}
+
+/// Products of `R` rows with `T` tokens, of which there are at most eight.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn dot_few<const T: usize, const R: usize>(codes: [&[u8]; R], activations: [&[i8]; T]) -> [[i32; 8]; R] {
+    let mask = _mm512_set1_epi8(3);
+    let mut acc = [[_mm512_setzero_si512(); 8]; R];
+    for unit in 0..units(&codes, &activations) {
+        let mut bits = [_mm512_setzero_si512(); R];
+        for r in 0..R {
+            bits[r] = load_unit(codes[r], unit);
+            prefetch(codes[r], unit);
+        }
+        for chunk in 0..4 {
+            let mut code = [_mm512_setzero_si512(); R];
+            for r in 0..R {
+                // Bits that cross bytes are masked away.
+                let moved = match chunk {
+                    0 => _mm512_srli_epi16::<6>(bits[r]),
+                    1 => _mm512_srli_epi16::<4>(bits[r]),
+                    2 => _mm512_srli_epi16::<2>(bits[r]),
+                    _ => bits[r],
+                };
+                code[r] = _mm512_and_si512(moved, mask);
+            }
+            for t in 0..T {
+                let q = load_chunk(activations[t], unit, chunk);
+                for r in 0..R {
+                    acc[r][t] = _mm512_dpbusd_epi32(acc[r][t], code[r], q);
+                }
+            }
+        }
+    }
+    let mut out = [[0; 8]; R];
+    for r in 0..R {
+        out[r] = eight_sums(acc[r]);
+    }
+    out
 }
 
 /// Four consecutive columns, of sixteen tokens or of sixteen places of a row of weights.
@@ -348,7 +367,7 @@ pub(super) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
 }
 
 #[inline]
-fn units<const T: usize>(codes: &[&[u8]; ROW_TILE], activations: &[&[i8]; T]) -> usize {
+fn units<const R: usize, const T: usize>(codes: &[&[u8]; R], activations: &[&[i8]; T]) -> usize {
     let bytes = codes[0].len();
     let units = bytes.div_ceil(64);
     assert!(bytes.is_multiple_of(32) && codes.iter().all(|row| row.len() == bytes));
@@ -379,6 +398,23 @@ fn dot_one(codes: [&[u8]; ROW_TILE], activations: &[i8]) -> [i32; ROW_TILE] {
         total[r] = _mm512_add_epi32(high, _mm512_add_epi32(_mm512_srai_epi32::<2>(c), d));
     }
     four_sums(total)
+}
+
+/// The eight sums of eight vectors.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl")]
+fn eight_sums(v: [__m512i; 8]) -> [i32; 8] {
+    let pair = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let four = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b)); // a b c d, four times
+    let (low, high) = (four(pair(v[0], v[1]), pair(v[2], v[3])), four(pair(v[4], v[5]), pair(v[6], v[7])));
+    let even = _mm512_shuffle_i32x4::<0b10_00_10_00>(low, high);
+    let v = _mm512_add_epi32(even, _mm512_shuffle_i32x4::<0b11_01_11_01>(low, high)); // low low high high
+    let v = _mm512_add_epi32(v, _mm512_shuffle_i32x4::<0b11_11_01_01>(v, v)); // low · high ·
+    let v = _mm512_castsi512_si256(_mm512_shuffle_i32x4::<0b10_00_10_00>(v, v));
+    let mut out = [0; 8];
+    // SAFETY: `out` takes 32 bytes.
+    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), v) };
+    out
 }
 
 /// The four sums of four vectors.
