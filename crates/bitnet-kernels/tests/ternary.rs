@@ -85,12 +85,20 @@ fn naive(x: &Quantized, weights: &[i8], rows: usize, cols: usize, scales: &Terna
     out
 }
 
-fn check(cpu: &Cpu, codes: &[f32], weights: &[i8], rows: usize, cols: usize, scales: TernaryScales) {
-    let x = quantized(cpu, codes, cols);
-    let packed = TernaryWeights::pack(weights, rows, cols, scales.clone()).unwrap();
-    let found = product(cpu, &x, &cpu.ternary(packed).unwrap());
-    let expected = naive(&x, weights, rows, cols, &scales);
-    assert!(found == expected, "{} × {rows} × {cols}, {}, {} threads", x.len(), cpu.isa(), cpu.threads());
+/// On all `cpus`.
+fn check(cpus: &[Cpu], codes: &[f32], weights: &[i8], rows: usize, cols: usize, scales: TernaryScales) {
+    let expected = naive(&quantized(&cpus[0], codes, cols), weights, rows, cols, &scales);
+    let packed = TernaryWeights::pack(weights, rows, cols, scales).unwrap();
+    for cpu in cpus {
+        let x = quantized(cpu, codes, cols);
+        let found = product(cpu, &x, &cpu.ternary(packed.clone()).unwrap());
+        assert!(found == expected, "{} × {rows} × {cols}, {}, {} threads", x.len(), cpu.isa(), cpu.threads());
+    }
+}
+
+/// Every tier, with one thread.
+fn tiers() -> Vec<Cpu> {
+    Isa::available().into_iter().map(|isa| cpu(isa, 1)).collect()
 }
 
 #[test]
@@ -103,21 +111,18 @@ fn every_tier_passes_its_self_test() {
 
 #[test]
 fn every_tier_gives_the_exact_sums_at_odd_sizes() {
-    let mut random = Random(1);
-    for isa in Isa::available() {
-        let cpu = cpu(isa, 1);
-        for cols in [1, 31, 32, 33, 127, 128, 129, 255, 256, 257, 384, 640, 6912, 15_500] {
-            for (rows, tokens) in
-                [(1, 1), (3, 2), (5, 3), (7, 7), (1100, 4), (37, 1), (33, 12), (2, 125), (101, 53), (650, 25)]
-            {
-                let (codes, weights) = (random.codes(tokens, cols), random.weights(rows * cols));
-                check(&cpu, &codes, &weights, rows, cols, TernaryScales::Tensor(0.37));
-                let values = random.scales(rows);
-                check(&cpu, &codes, &weights, rows, cols, TernaryScales::Groups { len: cols, values });
-                for len in [32, 64, 96, 128, 256, 1024] {
-                    let values = random.scales(rows * cols.div_ceil(len));
-                    check(&cpu, &codes, &weights, rows, cols, TernaryScales::Groups { len, values });
-                }
+    let (mut random, tiers) = (Random(1), tiers());
+    for cols in [1, 31, 32, 33, 127, 128, 129, 255, 256, 257, 384, 640, 6912, 15_500] {
+        for (rows, tokens) in
+            [(1, 1), (3, 2), (5, 3), (7, 7), (1100, 4), (37, 1), (33, 12), (2, 125), (101, 53), (650, 25)]
+        {
+            let (codes, weights) = (random.codes(tokens, cols), random.weights(rows * cols));
+            check(&tiers, &codes, &weights, rows, cols, TernaryScales::Tensor(0.37));
+            let values = random.scales(rows);
+            check(&tiers, &codes, &weights, rows, cols, TernaryScales::Groups { len: cols, values });
+            for len in [32, 64, 96, 128, 256, 1024] {
+                let values = random.scales(rows * cols.div_ceil(len));
+                check(&tiers, &codes, &weights, rows, cols, TernaryScales::Groups { len, values });
             }
         }
     }
@@ -152,25 +157,23 @@ fn every_tier_gives_the_exact_sums_for_every_number_of_tokens() {
 /// The largest sums there are: nothing may saturate or wrap.
 #[test]
 fn extreme_activations_and_weights_do_not_overflow() {
-    for isa in Isa::available() {
-        let cpu = cpu(isa, 1);
-        for cols in [128, 2048, 2560, 6912, 20_000] {
-            for code in [127.0, -127.0] {
-                for weight in [-1, 0, 1] {
-                    let (codes, weights) = (vec![code; 7 * cols], vec![weight; 5 * cols]);
-                    check(&cpu, &codes, &weights, 5, cols, TernaryScales::Tensor(1.0));
-                    let values = vec![1.0; 5 * cols.div_ceil(256)];
-                    check(&cpu, &codes, &weights, 5, cols, TernaryScales::Groups { len: 256, values });
-                    if cols < 3000 {
-                        let (codes, weights) = (vec![code; 32 * cols], vec![weight; 64 * cols]);
-                        check(&cpu, &codes, &weights, 64, cols, TernaryScales::Tensor(1.0));
-                    }
+    let tiers = tiers();
+    for cols in [128, 2048, 2560, 6912, 20_000] {
+        for code in [127.0, -127.0] {
+            for weight in [-1, 0, 1] {
+                let (codes, weights) = (vec![code; 7 * cols], vec![weight; 5 * cols]);
+                check(&tiers, &codes, &weights, 5, cols, TernaryScales::Tensor(1.0));
+                let values = vec![1.0; 5 * cols.div_ceil(256)];
+                check(&tiers, &codes, &weights, 5, cols, TernaryScales::Groups { len: 256, values });
+                if cols < 3000 {
+                    let (codes, weights) = (vec![code; 32 * cols], vec![weight; 64 * cols]);
+                    check(&tiers, &codes, &weights, 64, cols, TernaryScales::Tensor(1.0));
                 }
             }
-            let alternating: Vec<f32> = (0..cols).map(|i| if i % 2 == 0 { 127.0 } else { -127.0 }).collect();
-            let same_signs: Vec<i8> = (0..cols).map(|i| if i % 2 == 0 { 1 } else { -1 }).collect();
-            check(&cpu, &alternating, &same_signs, 1, cols, TernaryScales::Tensor(1.0));
         }
+        let alternating: Vec<f32> = (0..cols).map(|i| if i % 2 == 0 { 127.0 } else { -127.0 }).collect();
+        let same_signs: Vec<i8> = (0..cols).map(|i| if i % 2 == 0 { 1 } else { -1 }).collect();
+        check(&tiers, &alternating, &same_signs, 1, cols, TernaryScales::Tensor(1.0));
     }
 }
 
@@ -362,9 +365,8 @@ proptest! {
         let weights = random.weights(rows * cols);
         let unit = if floor { 1e-9 } else { 3.7 };
         let values: Vec<f32> = (0..tokens * cols).map(|_| (random.next() as f32 / 2e9 - 0.5) * unit).collect();
-        for isa in Isa::available() {
-            check(&cpu(isa, threads), &values, &weights, rows, cols, TernaryScales::Tensor(0.01));
-        }
+        let cpus: Vec<Cpu> = Isa::available().into_iter().map(|isa| cpu(isa, threads)).collect();
+        check(&cpus, &values, &weights, rows, cols, TernaryScales::Tensor(0.01));
     }
 }
 
