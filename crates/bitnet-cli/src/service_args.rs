@@ -3,6 +3,7 @@
 use crate::chat_prompt;
 use crate::console::Console;
 use crate::model_args::{DraftArgs, LoadArgs, ModelArgs, ModelPath, engine_of, found, positive};
+use crate::numbers;
 use anyhow::Context;
 use bitnet::kernels::PAGE_LEN;
 use bitnet::models::Config;
@@ -42,6 +43,13 @@ pub(crate) struct ServiceArgs {
 pub(crate) struct Also {
     name: Option<String>,
     path: PathBuf,
+}
+
+/// What is known of a model that is not open.
+struct Seen {
+    bytes: u64,
+    context: usize,
+    chat: bool,
 }
 
 /// `NAME=PATH`, or a path.
@@ -89,34 +97,44 @@ impl ServiceArgs {
         other
     }
 
-    /// What the server has to know of a model that it opens later. Everything is read but for the weights, which are counted.
+    /// What the server has to know of a model that it opens later.
     pub(crate) fn named(self, console: &Console) -> anyhow::Result<NamedModel> {
-        let of = self.model.path.name();
-        let read = || {
-            let checkpoint = self.model.path.checkpoint(&self.model.load, console)?;
-            let config = Config::read(&checkpoint, &self.model.options().load)?.0;
-            let options = self.options(&config)?;
-            let (context, shape) = options.working_shape(config.context)?;
-            let plan = options.plan(&checkpoint)?;
-            let tokenizer = match &options.tokenizer {
-                Some(path) => Some(Tokenizer::open(path)?),
-                None => Tokenizer::from_checkpoint(&checkpoint).ok(), // without one it computes ids
-            };
-            let own = tokenizer.is_some_and(|tokenizer| tokenizer.chat_template().is_some());
-            let chat = own || self.template.is_some() || self.model.path.model.is_none();
-            anyhow::Ok((context.min((shape.kv_pages - 1).saturating_mul(PAGE_LEN)), plan, chat))
-        };
-        let (context, plan, chat) = read().with_context(|| format!("cannot serve {of}"))?;
+        let seen = self.look(console).with_context(|| format!("cannot serve {}", self.model.path.name()))?;
+        let Seen { bytes, context, chat } = seen;
         let (name, parallel) = (self.name(), self.parallel);
         // what there is to say about a model is said when it is opened
-        let console = console.clone();
+        let (again, to_check, to_open) = (self.clone(), console.clone(), console.clone());
+        let check = move || {
+            let now = again.look(&to_check)?.bytes;
+            let (takes, took) = (numbers::bytes(now), numbers::bytes(bytes));
+            anyhow::ensure!(now <= bytes, "it takes {takes} now, {took} when the server started: start it again");
+            Ok(())
+        };
         let open = move || {
-            let engine = self.engine(&console)?;
-            let template = self.template(&engine, &console)?;
+            let engine = self.engine(&to_open)?;
+            let template = self.template(&engine, &to_open)?;
             anyhow::Ok(Opened { engine: engine.into(), template: template.map(Arc::new) })
         };
-        let open = move || open().map_err(|error| format!("{error:#}").into());
-        Ok(NamedModel { name, bytes: plan.total(), context, parallel, chat, open: Box::new(open) })
+        let check = Box::new(move || check().map_err(|error| format!("{error:#}").into()));
+        let open = Box::new(move || open().map_err(|error| format!("{error:#}").into()));
+        Ok(NamedModel { name, bytes, context, parallel, chat, check, open })
+    }
+
+    /// Reads everything of a model but its weights, which are counted.
+    fn look(&self, console: &Console) -> anyhow::Result<Seen> {
+        let checkpoint = self.model.path.checkpoint(&self.model.load, console)?;
+        let config = Config::read(&checkpoint, &self.model.options().load)?.0;
+        let options = self.options(&config)?;
+        let (context, shape) = options.working_shape(config.context)?;
+        let plan = options.plan(&checkpoint)?;
+        let tokenizer = match &options.tokenizer {
+            Some(path) => Some(Tokenizer::open(path)?),
+            None => Tokenizer::from_checkpoint(&checkpoint).ok(), // without one it computes ids
+        };
+        let own = tokenizer.is_some_and(|tokenizer| tokenizer.chat_template().is_some());
+        let chat = own || self.template.is_some() || self.model.path.model.is_none();
+        let context = context.min((shape.kv_pages - 1).saturating_mul(PAGE_LEN));
+        Ok(Seen { bytes: plan.total(), context, chat })
     }
 
     /// The file's name without its ending; directories are named whole (`bitnet-b1.58-2B-4T`), pulled models as they were

@@ -57,7 +57,7 @@ mod tokens;
 mod web_page;
 
 pub use local::{Local, Reply};
-pub use models::{NamedModel, Open, Opened};
+pub use models::{Check, NamedModel, Open, Opened};
 pub use options::ServerOptions;
 pub use server::{Server, ServerError};
 #[cfg(feature = "otel")]

@@ -33,6 +33,9 @@ pub struct Opened {
 /// Opens a model, as often as it is closed again.
 pub type Open = dyn Fn() -> Result<Opened, Box<dyn Error + Send + Sync>> + Send + Sync;
 
+/// Reads what can be read of a model while there is no room for it.
+pub type Check = dyn Fn() -> Result<(), Box<dyn Error + Send + Sync>> + Send + Sync;
+
 /// A model that is served by its name, and what can be said of it while it is closed.
 pub struct NamedModel {
     /// In requests and answers.
@@ -45,13 +48,15 @@ pub struct NamedModel {
     pub parallel: usize,
     /// It has a chat template.
     pub chat: bool,
+    /// Says whether it could be opened, without its weights: asked before other models are closed for it.
+    pub check: Box<Check>,
     /// Opens it.
     pub open: Box<Open>,
 }
 
 impl fmt::Debug for NamedModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let NamedModel { name, bytes, context, parallel, chat, open: _ } = self;
+        let NamedModel { name, bytes, context, parallel, chat, check: _, open: _ } = self;
         let mut out = f.debug_struct("NamedModel");
         out.field("name", name).field("bytes", bytes).field("context", context);
         out.field("parallel", parallel).field("chat", chat).finish_non_exhaustive()
@@ -225,6 +230,18 @@ impl Models {
                 () = changed => {}
             }
         };
+        let failed = |error: &dyn fmt::Display| {
+            let name = &self.named[index].name;
+            tracing::error!(model = %name, %error, "cannot be opened"); // paths are not for clients
+            let message = format!("the model {name:?} cannot be opened; the server's log says why");
+            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, Some("model_not_opened"), message)
+        };
+        let is_closed = matches!(self.slots()[index].state, State::Closed);
+        if is_closed {
+            let models = Arc::clone(self);
+            let checked = tokio::task::spawn_blocking(move || (models.named[index].check)());
+            checked.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+        }
         let closed = loop {
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
@@ -245,12 +262,6 @@ impl Models {
             let seconds = || begin.elapsed().as_secs_f64();
             models.open(index).inspect(|lease| tracing::info!(model = %lease.name, seconds = seconds(), "opened"))
         });
-        let failed = |error: &dyn fmt::Display| {
-            let name = &self.named[index].name;
-            tracing::error!(model = %name, %error, "cannot be opened"); // paths are not for clients
-            let message = format!("the model {name:?} cannot be opened; the server's log says why");
-            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, Some("model_not_opened"), message)
-        };
         opened.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
     }
 

@@ -41,9 +41,9 @@ impl ServerOptions {
     pub(crate) fn one(mut self, engine: Arc<Engine>) -> (Vec<NamedModel>, Self) {
         let opened = Opened { engine, template: self.template.take().map(Arc::new) };
         let (name, context) = (self.model.clone(), opened.engine.context());
-        let open = Box::new(move || Ok(opened.clone()));
+        let (check, open) = (Box::new(|| Ok(())), Box::new(move || Ok(opened.clone())));
         // an open model speaks for itself
-        (vec![NamedModel { name, bytes: 0, context, parallel: 1, chat: false, open }], self)
+        (vec![NamedModel { name, bytes: 0, context, parallel: 1, chat: false, check, open }], self)
     }
 
     /// Defaults for a model of this name: 64 requests wait, no keys, no origins, bodies of 4 MiB, 1024 connections, ten

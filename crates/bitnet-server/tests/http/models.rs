@@ -42,7 +42,8 @@ fn open(nth: usize) -> Engine {
 
 fn named(nth: usize) -> NamedModel {
     let open = Box::new(move || Ok(Opened { engine: open(nth).into(), template: None }));
-    NamedModel { name: NAMES[nth].into(), bytes: BYTES, context: 512, parallel: 2, chat: false, open }
+    let check = Box::new(|| Ok(()));
+    NamedModel { name: NAMES[nth].into(), bytes: BYTES, context: 512, parallel: 2, chat: false, check, open }
 }
 
 fn bind(models: Vec<NamedModel>, budget: u64, options: ServerOptions) -> Result<Server, ServerError> {
@@ -310,6 +311,25 @@ fn a_file_that_broke_is_an_error_and_the_other_goes_on() {
     std::fs::write(&path, default_model()).expect("written");
     assert_eq!(text(&ask(address, "two", 10)), expected[1]);
     assert_eq!(loads(address, "two"), 2.0);
+}
+
+#[test]
+fn nobody_is_closed_for_a_model_that_cannot_be_opened() {
+    let broken = Arc::new(AtomicBool::new(true));
+    let looked = Arc::clone(&broken);
+    let check = Box::new(move || if looked.load(SeqCst) { Err("no such file: secret-place".into()) } else { Ok(()) });
+    let fragile = NamedModel { check, ..named(1) };
+    let server = Running::of(bind(vec![named(0), fragile], BYTES, ServerOptions::new("")).expect("a server"));
+    let address = server.address;
+    text(&ask(address, "one", 10));
+    let reply = ask(address, "two", 10);
+    assert_eq!((reply.status, &reply.json()["error"]["code"]), (500, &json!("model_not_opened")));
+    assert!(!reply.text().contains("secret-place"), "{}", reply.text());
+    assert!(is_open(address, "one"));
+    broken.store(false, SeqCst);
+    assert_eq!(text(&ask(address, "two", 10)), expected(10)[1]);
+    text(&ask(address, "one", 10));
+    assert_eq!(NAMES.map(|name| loads(address, name)), [2.0, 1.0]);
 }
 
 #[test]
