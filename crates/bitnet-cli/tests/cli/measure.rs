@@ -73,6 +73,17 @@ fn two_files_of_logits_are_compared() {
 }
 
 #[test]
+fn an_error_leaves_the_old_logits_alone() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let old = logits(&[], &serde_json::json!([[1, 2, 3]]), directory.path());
+    let (ids, out) = (directory.path().join("ids.json"), directory.path().join("logits.safetensors"));
+    std::fs::write(&ids, "[[1], [99999999]]").expect("writable");
+    output(["logits", "--ids", text(&ids), "--out", text(&out)]).fails(1);
+    assert_eq!(std::fs::read(&out).expect("still there"), old);
+    assert_eq!(directory.path().read_dir().expect("a directory").count(), 2, "nothing half-written is left");
+}
+
+#[test]
 fn perplexity_is_what_the_logits_say() {
     let story = "Once upon a time there was a little girl who had a red ball. She played with it every day.";
     let directory = tempfile::tempdir().expect("a temporary directory");
