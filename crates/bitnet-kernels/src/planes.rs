@@ -8,6 +8,9 @@
 //! For weights `w`, approximation `ŵ`, activations `x` and their quantisation `x̂`, by Cauchy and Schwarz
 //!
 //! `|w·x - ŵ·x̂| = |(w - ŵ)·x + ŵ·(x - x̂)| ≤ |w - ŵ| |x| + (|w| + |w - ŵ|) |x - x̂|`.
+//!
+//! The closer planes meet the upper halves of the activations only. What they leave out is small and known: a bit stands for
+//! `± step` or `± step / 2`, so at most that times the sum of the lower halves' sizes.
 
 use crate::aligned::Aligned;
 use crate::dense_formats::PANEL;
@@ -360,6 +363,8 @@ pub(crate) struct Query {
     scale: f64,
     /// Of the integers.
     sum: i64,
+    /// Of their upper halves.
+    high_sum: i64,
     bound: Bound,
 }
 
@@ -370,6 +375,8 @@ pub(crate) struct Bound {
     pub(crate) error: f64,
     /// Of the row.
     pub(crate) length: f64,
+    /// Of the distance between two codes, for the fine plane; half of it more for the finest.
+    pub(crate) step: f64,
     /// Added for results so small that they lose bits.
     pub(crate) least: f64,
 }
@@ -378,7 +385,7 @@ impl Query {
     pub(crate) fn new(cols: usize) -> Result<Query, KernelError> {
         let len = cols.next_multiple_of(BLOCK);
         let zeroed = || Aligned::zeroed("quantised activations of the output head", len);
-        Ok(Query { high: zeroed()?, low: zeroed()?, scale: 0.0, sum: 0, bound: Bound::default() })
+        Ok(Query { high: zeroed()?, low: zeroed()?, scale: 0.0, sum: 0, high_sum: 0, bound: Bound::default() })
     }
 
     /// Quantises `x` for a look at `planes`. False when the bounds do not hold for it, because something is not finite or
@@ -389,7 +396,7 @@ impl Query {
             return false;
         }
         self.scale = f64::from(max) / LARGEST;
-        let (mut sum, mut length, mut rest) = (0, 0.0, 0.0);
+        let (mut sum, mut high_sum, mut low_size, mut length, mut rest) = (0, 0, 0u64, 0.0, 0.0);
         for ((&x, high), low) in x.iter().zip(self.high.iter_mut()).zip(self.low.iter_mut()) {
             let x = f64::from(x);
             let whole = (x / self.scale).round_ties_even().clamp(-LARGEST, LARGEST);
@@ -397,10 +404,12 @@ impl Query {
             let upper = (integer + 128) >> 8; // -127..=127
             (*high, *low) = (upper as i8, (integer - (upper << 8)) as i8);
             sum += i64::from(integer);
+            high_sum += i64::from(*high);
+            low_size += u64::from(low.unsigned_abs());
             length += x * x;
             rest += (x - self.scale * whole) * (x - self.scale * whole);
         }
-        self.sum = sum;
+        (self.sum, self.high_sum) = (sum, high_sum);
         // f64 rounds some 2^-50 here; 2^-30 is more than enough
         let (length, rest) = (length.sqrt() * (1.0 + 1e-9), rest.sqrt() * (1.0 + 1e-9) + length.sqrt() * 1e-12);
         let both = length + rest;
@@ -411,6 +420,7 @@ impl Query {
         self.bound = Bound {
             error: both * (1.0 + own),
             length: rest + (additions / (1.0 - additions) + own) * both,
+            step: self.scale * low_size as f64 * (1.0 + 1e-9),
             least: (x.len() + 16) as f64 * 2f64.powi(-148),
         };
         f64::from(planes.longest) * both < 2f64.powi(100)
@@ -433,16 +443,16 @@ impl Query {
         (f64::from(facts.step) * self.scale * (4 * sum - 62 * self.sum) as f64) as f32
     }
 
-    /// The approximation without the finest plane, given the coarse one and `Σ (u / 2 % 2) x̂`.
+    /// The approximation without the finest plane, given the coarse one and `Σ (u / 2 % 2) high`.
     #[inline]
-    pub(crate) fn fine(&self, facts: &RowFacts, coarse: f32, sum: i64) -> f64 {
-        f64::from(coarse) + f64::from(facts.step) * self.scale * (2 * sum - self.sum) as f64
+    pub(crate) fn fine(&self, facts: &RowFacts, coarse: f32, sum: i32) -> f64 {
+        f64::from(coarse) + f64::from(facts.step) * self.scale * (256 * (2 * i64::from(sum) - self.high_sum)) as f64
     }
 
-    /// The approximation from all planes, given the one without the finest and `Σ (u % 2) x̂`.
+    /// The approximation from all planes, given the one without the finest and `Σ (u % 2) high`.
     #[inline]
-    pub(crate) fn finest(&self, facts: &RowFacts, fine: f32, sum: i64) -> f64 {
-        f64::from(fine) + f64::from(facts.step) * self.scale * (sum as f64 - 0.5 * self.sum as f64)
+    pub(crate) fn finest(&self, facts: &RowFacts, fine: f32, sum: i32) -> f64 {
+        f64::from(fine) + f64::from(facts.step) * self.scale * (128 * (2 * i64::from(sum) - self.high_sum)) as f64
     }
 }
 
@@ -452,6 +462,7 @@ impl Bound {
         Bound {
             error: self.error.max(other.error),
             length: self.length.max(other.length),
+            step: self.step.max(other.step),
             least: self.least.max(other.least),
         }
     }
@@ -465,13 +476,19 @@ impl Bound {
     /// The same for the approximation without the finest plane.
     #[inline(always)]
     pub(crate) fn fine(&self, facts: &RowFacts) -> f64 {
-        f64::from(facts.fine_error) * self.error + f64::from(facts.length) * self.length + self.least
+        f64::from(facts.fine_error) * self.error
+            + f64::from(facts.length) * self.length
+            + f64::from(facts.step) * self.step
+            + self.least
     }
 
     /// The same for the approximation from all planes.
     #[inline(always)]
     pub(crate) fn finest(&self, facts: &RowFacts) -> f64 {
-        f64::from(facts.finest_error) * self.error + f64::from(facts.length) * self.length + self.least
+        f64::from(facts.finest_error) * self.error
+            + f64::from(facts.length) * self.length
+            + f64::from(facts.step) * 1.5 * self.step
+            + self.least
     }
 }
 
@@ -497,9 +514,10 @@ pub(crate) mod scalar {
         }
     }
 
-    /// `Σ bit x̂` of one row of the fine or the finest plane.
-    pub(crate) fn bit_sum(bits: &[u8], query: &Query) -> i64 {
-        sum(bits.as_chunks().0.iter().map(spread), query)
+    /// `Σ bit high` of one row of the fine or the finest plane.
+    pub(crate) fn bit_sum(bits: &[u8], query: &Query) -> i32 {
+        let blocks = bits.as_chunks().0.iter().map(spread).zip(query.halves().0);
+        blocks.flat_map(|(bits, high)| (0..BLOCK).map(move |p| i32::from(bits[p]) * i32::from(high[p]))).sum()
     }
 
     /// The bits of a block as bytes.

@@ -140,7 +140,7 @@ pub(crate) fn coarse_sums(isa: Isa, rows: CoarseRows<'_>, queries: &[Query], sto
 }
 
 /// The sum over one row of the fine or the finest plane.
-pub(crate) fn bit_sum(isa: Isa, bits: &[u8], query: &Query) -> i64 {
+pub(crate) fn bit_sum(isa: Isa, bits: &[u8], query: &Query) -> i32 {
     match isa {
         // SAFETY: the processor supports the tier, see above.
         #[cfg(target_arch = "x86_64")]

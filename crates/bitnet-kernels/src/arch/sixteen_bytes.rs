@@ -218,19 +218,17 @@ macro_rules! plane_kernels {
             sums.map(|sums| whole(sums))
         }
 
-        /// `Σ bit x̂` of one row of the fine or the finest plane.
+        /// `Σ bit high` of one row of the fine or the finest plane.
         ///
         /// # Safety
         /// The processor must have the features of this tier.
         #[target_feature(enable = $features)]
-        pub(crate) unsafe fn bit_sum(bits: &[u8], query: &Query) -> i64 {
-            let (high, low) = query.halves();
-            let mut sums = [splat(0); 2];
-            for ((bits, high), low) in bits.as_chunks::<BITS>().0.iter().zip(high).zip(low) {
-                let codes = spread(bits);
-                sums = [add_block(sums[0], &codes, high), add_block(sums[1], &codes, low)];
+        pub(crate) unsafe fn bit_sum(bits: &[u8], query: &Query) -> i32 {
+            let mut sums = splat(0);
+            for (bits, high) in bits.as_chunks::<BITS>().0.iter().zip(query.halves().0) {
+                sums = add_block(sums, &spread(bits), high);
             }
-            whole(sums)
+            four_sums([sums; 4])[0]
         }
 
         /// A byte per column: its bit.

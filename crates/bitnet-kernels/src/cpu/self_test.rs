@@ -82,7 +82,7 @@ pub fn self_test(isa: Isa) -> Result<(), KernelError> {
         let mut out = [[[0; ROWS]; QUERIES]; 2];
         coarse_sums(isa, planes.coarse(0..ROWS), queries, |row, query, sum| out[0][query][row] = sum);
         for (query, out) in queries.iter().zip(&mut out[1]) {
-            out.iter_mut().enumerate().for_each(|(row, out)| *out = bit_sum(isa, planes.fine(row), query));
+            out.iter_mut().enumerate().for_each(|(row, out)| *out = bit_sum(isa, planes.fine(row), query).into());
         }
         out
     };

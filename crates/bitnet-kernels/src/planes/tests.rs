@@ -181,10 +181,11 @@ fn tiers_agree() {
                 let size = f64::from(facts.length) * query.bound.error;
                 let size = if size.is_finite() { size } else { 0.0 };
                 assert!((f64::from(got) - coarse).abs() <= 1e-7 * size, "{isa}, row {row}: {got}, not {coarse}");
+                let low = f64::from(facts.step) * query.bound.step; // what the closer planes leave out
                 let got = query.fine(facts, got, crate::arch::bit_sum(isa, planes.fine(row), &query));
-                assert!((got - fine).abs() <= 1e-7 * size, "{isa}, row {row}: {got}, not {fine}");
+                assert!((got - fine).abs() <= 1e-7 * size + low, "{isa}, row {row}: {got}, not {fine}");
                 let got = query.finest(facts, got as f32, crate::arch::bit_sum(isa, planes.finest(row), &query));
-                assert!((got - finest).abs() <= 2e-7 * size, "{isa}, row {row}: {got}, not {finest}");
+                assert!((got - finest).abs() <= 2e-7 * size + 1.5 * low, "{isa}, row {row}: {got}, not {finest}");
             }
             // the largest codes and activations there are
             planes.coarse.fill(0xff);
@@ -205,7 +206,8 @@ fn tiers_agree() {
                     },
                 );
                 assert_eq!(seen, rows.len());
-                assert_eq!(crate::arch::bit_sum(isa, planes.fine(0), &query), one * padded, "{isa}");
+                let bits = i64::from(crate::arch::bit_sum(isa, planes.fine(0), &query));
+                assert_eq!(bits, i64::from(query.high[0]) * padded, "{isa}");
             }
             assert!(query.set(&x, &oracle));
         }

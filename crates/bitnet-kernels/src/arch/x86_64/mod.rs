@@ -78,7 +78,7 @@ macro_rules! tier {
             }
 
             #[target_feature(enable = $features)]
-            pub(crate) unsafe fn bit_sum(bits: &[u8], query: &Query) -> i64 {
+            pub(crate) unsafe fn bit_sum(bits: &[u8], query: &Query) -> i32 {
                 // SAFETY: this function has the features.
                 planes::bit_sum(unsafe { <$bytes>::new() }, bits, query)
             }

@@ -106,47 +106,37 @@ fn add_products_512(codes: [__m512i; 2], x: &[i8; BLOCK], sum: &mut __m512i) {
     }
 }
 
-/// `Σ bit x̂` of one row of the fine or the finest plane.
+/// `Σ bit high` of one row of the fine or the finest plane.
 ///
 /// # Safety
 /// The processor must have AVX-512 F, BW, VL and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(crate) unsafe fn bit_sum_avx512(bits: &[u8], query: &Query) -> i64 {
-    let (bits, (high, low)) = (bits.as_chunks::<BITS>().0, query.halves());
-    let (high, low) = (&high[..bits.len()], &low[..bits.len()]);
-    let mut sums = [[_mm512_setzero_si512(); 4]; 2]; // independent: of even and odd blocks, two for each half
+pub(crate) unsafe fn bit_sum_avx512(bits: &[u8], query: &Query) -> i32 {
+    let (bits, high) = (bits.as_chunks::<BITS>().0, query.halves().0);
+    let high = &high[..bits.len()];
+    let mut sums = [[_mm512_setzero_si512(); 2]; 2]; // independent: of even and odd blocks
     for first in (0..bits.len() / 2 * 2).step_by(2) {
         for i in 0..2 {
-            add_bits_512(&bits[first + i], &high[first + i], &low[first + i], &mut sums[i]);
+            add_bits_512(&bits[first + i], &high[first + i], &mut sums[i]);
         }
     }
     if let Some(last) = bits.len().checked_sub(1).filter(|last| last % 2 == 0) {
-        add_bits_512(&bits[last], &high[last], &low[last], &mut sums[0]);
+        add_bits_512(&bits[last], &high[last], &mut sums[0]);
     }
-    let mut halves = [0; 2];
-    for half in 0..2 {
-        let [even, odd] = sums;
-        let (a, b) =
-            (_mm512_add_epi32(even[2 * half], even[2 * half + 1]), _mm512_add_epi32(odd[2 * half], odd[2 * half + 1]));
-        halves[half] = _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
-    }
-    whole(halves[0], halves[1])
+    let [[a, b], [c, d]] = sums;
+    _mm512_reduce_add_epi32(_mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d)))
 }
 
-/// Adds what a block of bits selects of both halves of the activations.
+/// Adds what a block of bits selects of the activations.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn add_bits_512(bits: &[u8; BITS], high: &[i8; BLOCK], low: &[i8; BLOCK], sums: &mut [__m512i; 4]) {
+fn add_bits_512(bits: &[u8; BITS], high: &[i8; BLOCK], sums: &mut [__m512i; 2]) {
     let one = _mm512_set1_epi8(1);
-    let [b0, b1] = words(bits);
-    let codes = [_mm512_maskz_mov_epi8(b0, one), _mm512_maskz_mov_epi8(b1, one)];
+    let words = words(bits);
     for i in 0..2 {
-        // SAFETY: both loads are inside of arrays of 128 bytes.
-        unsafe {
-            sums[i] = _mm512_dpbusd_epi32(sums[i], codes[i], _mm512_loadu_si512(high.as_ptr().add(64 * i).cast()));
-            sums[2 + i] =
-                _mm512_dpbusd_epi32(sums[2 + i], codes[i], _mm512_loadu_si512(low.as_ptr().add(64 * i).cast()));
-        }
+        // SAFETY: both loads are inside of an array of 128 bytes.
+        let high = unsafe { _mm512_loadu_si512(high.as_ptr().add(64 * i).cast()) };
+        sums[i] = _mm512_dpbusd_epi32(sums[i], _mm512_maskz_mov_epi8(words[i], one), high);
     }
 }
 
@@ -195,17 +185,15 @@ fn coarse<const Q: usize>(b: impl Bytes, row: (&[[u8; HALVES]], &[[u8; BITS]]), 
     sums.map(|sums| whole(b.sum(sums[0]), b.sum(sums[1])))
 }
 
-/// `Σ bit x̂` of one row of the fine or the finest plane.
+/// `Σ bit high` of one row of the fine or the finest plane.
 #[inline(always)]
-pub(super) fn bit_sum<B: Bytes>(b: B, bits: &[u8], query: &Query) -> i64 {
-    let mut sums = [b.zero(); 2];
-    let (high, low) = query.halves();
-    for ((bits, high), low) in bits.as_chunks::<BITS>().0.iter().zip(high).zip(low) {
+pub(super) fn bit_sum<B: Bytes>(b: B, bits: &[u8], query: &Query) -> i32 {
+    let mut sum = b.zero();
+    for (bits, high) in bits.as_chunks::<BITS>().0.iter().zip(query.halves().0) {
         let codes = block_codes(b, |i| b.and(b.spread(bits, i), b.splat(1)));
-        add_products(b, &codes, high, &mut sums[0]);
-        add_products(b, &codes, low, &mut sums[1]);
+        add_products(b, &codes, high, &mut sum);
     }
-    whole(b.sum(sums[0]), b.sum(sums[1]))
+    b.sum(sum)
 }
 
 /// Codes of a block of columns: vectors beyond those that the tier needs are not used.
