@@ -1,6 +1,6 @@
 """Compares a report with a baseline: what got worse, what got better, and what is only noise."""
 
-from perf.metrics import ABSOLUTE, HIGHER_IS_BETTER, METRICS
+from perf.metrics import ABSOLUTE, HIGHER_IS_BETTER, METRICS, TIMES
 
 LEVELS = ["STABLE", "IMPROVEMENT", "WARNING", "CRITICAL"]  # the worst last
 # Thresholds are decimal fractions: 100 − 85 is 15 %, whatever binary fractions make of it.
@@ -103,12 +103,17 @@ def note(kind, baseline, worse, spread, thresholds):
 
 
 def instructions(found, known, thresholds, lines, notes):
-    """Instruction counts know no noise: where both sides have them they decide what timings cannot."""
+    """Instruction counts know no noise: where both sides have them they decide what timings cannot.
+
+    Equal counts beside slower times are noted and the level stays: caches and the order of work cost time without instructions.
+    """
     if not found or not known:
         return
     if found["rustc"] != known["rustc"]:
         notes.append("instruction counts are of different compilers and were not compared")
         return
+    slower = any(LEVELS.index(line["level"]) >= LEVELS.index("WARNING") for line in lines if METRICS[line["metric"]].kind in TIMES)
+    levels = []
     for name, baseline in known["counts"].items():
         current = found["counts"].get(name)
         if current is None or baseline <= 0:
@@ -124,6 +129,9 @@ def instructions(found, known, thresholds, lines, notes):
             "unit": "instructions",
             "note": "",
         })
+        levels.append(level)
+    if slower and levels and set(levels) <= {"STABLE", "IMPROVEMENT"}:
+        notes.append("slower with no more instructions: a slower state of the machine, other programs on it, or worse use of its memory; measure again")
 
 
 def exit_status(verdict, fail_on_regression):

@@ -16,6 +16,8 @@ class Metric:
 HIGHER_IS_BETTER = {"throughput", "accuracy"}
 # Kinds whose thresholds are differences; those of all others are shares of the baseline.
 ABSOLUTE = {"accuracy", "divergence"}
+# Kinds that come from a clock.
+TIMES = {"throughput", "latency"}
 
 METRICS = {
     "throughput_tokens_per_second": Metric("tokens/s", "throughput", "tokens generated one by one"),

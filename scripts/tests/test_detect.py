@@ -164,6 +164,15 @@ class Verdicts(unittest.TestCase):
         self.assertEqual(verdict["level"], "STABLE")
         self.assertIn("different compilers", verdict["notes"][0])
 
+    def test_slower_times_with_equal_instruction_counts_are_noted_and_count(self):
+        slow = report(throughput_tokens_per_second=79.0)
+        verdict = self.verdict(slow)
+        self.assertEqual(verdict["level"], "CRITICAL")
+        self.assertIn("no more instructions", verdict["notes"][0])
+        slow["instructions"]["counts"]["embedded_token"] = 1_020_000
+        self.assertEqual(self.verdict(slow)["notes"], [])
+        self.assertEqual(self.verdict(report(memory_usage_mb=300.0))["notes"], [])
+
     def test_the_table_has_the_worst_first(self):
         text = detect.table(self.verdict(report(latency_p99_ms=130.0, memory_usage_mb=None)))
         lines = text.splitlines()
