@@ -142,7 +142,7 @@ impl Backend for Cpu {
     }
 
     fn kv(&self, shape: KvShape) -> Result<Kv, KernelError> {
-        self.rotations().reserve(shape.head_dim)?;
+        self.rotations().reserve(shape)?;
         self.attention().reserve(shape)?;
         Kv::new(shape)
     }

@@ -1,5 +1,5 @@
 //! Bit planes of an output head: a uniform 7-bit quantisation of every row, cut so that a look at all rows reads 5 bits per
-//! weight, a closer look at some of them one bit more, and the closest at fewer still another; with a bound of what the
+//! weight, or 6, a closer look at some of them one bit more, and the closest at fewer still another; with a bound of what the
 //! difference to the real weights can matter.
 //!
 //! Row `r` is approximated by `step · (u - 63.5)` with codes `u` in `0..128`. The coarse plane holds `u / 4`, which stands for
@@ -9,8 +9,9 @@
 //!
 //! `|w·x - ŵ·x̂| = |(w - ŵ)·x + ŵ·(x - x̂)| ≤ |w - ŵ| |x| + (|w| + |w - ŵ|) |x - x̂|`.
 //!
-//! The closer planes meet the upper halves of the activations only. What they leave out is small and known: a bit stands for
-//! `± step` or `± step / 2`, so at most that times the sum of the lower halves' sizes.
+//! Activations are 16-bit integers in two halves. The closer planes meet the upper halves only. What they leave out is small and
+//! known: a bit stands for `± step` or `± step / 2`, so at most that times the sum of the lower halves' sizes. A first [`Look`]
+//! with 6 bits meets the upper halves only, too: these are its `x̂`.
 
 use crate::aligned::Aligned;
 use crate::dense_formats::PANEL;
@@ -33,6 +34,30 @@ const RANGE: std::ops::RangeInclusive<f32> = 1.0 / (1u64 << 40) as f32..=(1u64 <
 const LARGEST: f64 = 127.0 * 256.0;
 /// Half a unit in the last place of 1.
 const ROUNDING: f64 = 1.0 / (1u64 << 24) as f64;
+
+/// What is multiplied for a first approximation of all logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Look {
+    /// The coarse codes by both halves of the activations: reads least, which is what a single query waits for.
+    Coarse,
+    /// Codes without the finest bit by the upper halves: half the products and narrower bounds, for several queries whose
+    /// lower halves matter little.
+    Fine,
+}
+
+impl Look {
+    /// What suits `queries`.
+    pub(crate) fn suiting(queries: &[Query]) -> Look {
+        let fine = queries.len() >= SEVERAL && queries.iter().all(|query| query.upper_suffices);
+        if fine { Look::Fine } else { Look::Coarse }
+    }
+}
+
+/// From so many queries on products cost more than memory.
+const SEVERAL: usize = 4;
+/// Of the activations' length, what the upper halves may leave out, so that the bounds of [`Look::Fine`] are narrower: its codes leave
+/// out less than the coarse ones by so much, where weights are normally distributed.
+const LITTLE: f64 = 0.026;
 
 /// What is known about a row besides its codes.
 #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
@@ -133,8 +158,12 @@ impl Planes {
     }
 
     /// Bytes that a look at all rows reads.
-    pub(crate) fn coarse_bytes(&self) -> usize {
-        self.coarse.len() + size_of_val(&*self.facts)
+    pub(crate) fn look_bytes(&self, look: Look) -> usize {
+        let coarse = self.coarse.len() + size_of_val(&*self.facts);
+        match look {
+            Look::Coarse => coarse,
+            Look::Fine => coarse + self.facts.len() * self.fine_row_bytes(),
+        }
     }
 
     /// The coarse codes of all rows, as they lie in memory.
@@ -147,10 +176,11 @@ impl Planes {
         self.blocks * BITS
     }
 
-    /// The coarse codes of some rows.
-    pub(crate) fn coarse(&self, rows: std::ops::Range<usize>) -> CoarseRows<'_> {
-        let bytes = &self.coarse[rows.start * self.coarse_row..rows.end * self.coarse_row];
-        CoarseRows { bytes, row_bytes: self.coarse_row, blocks: self.blocks }
+    /// The codes of some rows.
+    pub(crate) fn rows(&self, rows: std::ops::Range<usize>) -> CodeRows<'_> {
+        let coarse = &self.coarse[rows.start * self.coarse_row..rows.end * self.coarse_row];
+        let closer = &self.closer[2 * rows.start * self.blocks * BITS..2 * rows.end * self.blocks * BITS];
+        CodeRows { coarse, closer, row_bytes: self.coarse_row, blocks: self.blocks }
     }
 
     /// The fine bits of a row.
@@ -173,32 +203,46 @@ impl Planes {
     }
 }
 
-/// Coarse codes of consecutive rows.
+/// Codes of consecutive rows.
 #[derive(Clone, Copy)]
-pub(crate) struct CoarseRows<'a> {
-    bytes: &'a [u8],
+pub(crate) struct CodeRows<'a> {
+    coarse: &'a [u8],
+    closer: &'a [u8],
     row_bytes: usize,
     blocks: usize,
 }
 
-impl<'a> CoarseRows<'a> {
+/// Codes of a row, one entry per block.
+#[derive(Clone, Copy)]
+pub(crate) struct CodeRow<'a> {
+    /// `u / 8`
+    pub(crate) halves: &'a [[u8; HALVES]],
+    /// `u / 4 % 2`
+    pub(crate) bits: &'a [[u8; BITS]],
+    /// `u / 2 % 2`
+    pub(crate) fine: &'a [[u8; BITS]],
+}
+
+impl<'a> CodeRows<'a> {
     /// How many rows.
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len() / self.row_bytes
+        self.coarse.len() / self.row_bytes
     }
 
-    /// Bytes from row to row.
+    /// Bytes from the coarse codes of a row to those of the next.
     #[cfg(target_arch = "x86_64")] // the matrix unit goes from row to row by itself
     pub(crate) fn row_bytes(&self) -> usize {
         self.row_bytes
     }
 
-    /// Halves and bits of a row, one entry per block.
+    /// The codes of a row.
     #[inline(always)]
-    pub(crate) fn row(&self, row: usize) -> (&'a [[u8; HALVES]], &'a [[u8; BITS]]) {
-        let row = &self.bytes[row * self.row_bytes..(row + 1) * self.row_bytes];
-        let (halves, bits) = row.split_at(self.blocks * HALVES);
-        (halves.as_chunks().0, bits[..self.blocks * BITS].as_chunks().0)
+    pub(crate) fn row(&self, row: usize) -> CodeRow<'a> {
+        let coarse = &self.coarse[row * self.row_bytes..(row + 1) * self.row_bytes];
+        let (halves, bits) = coarse.split_at(self.blocks * HALVES);
+        let fine = &self.closer[2 * row * self.blocks * BITS..][..self.blocks * BITS];
+        let bits = bits[..self.blocks * BITS].as_chunks().0;
+        CodeRow { halves: halves.as_chunks().0, bits, fine: fine.as_chunks().0 }
     }
 }
 
@@ -365,7 +409,10 @@ pub(crate) struct Query {
     sum: i64,
     /// Of their upper halves.
     high_sum: i64,
-    bound: Bound,
+    /// Of a coarse first look, and of a fine one.
+    bounds: [Bound; 2],
+    /// Whether the upper halves leave out [`LITTLE`].
+    upper_suffices: bool,
 }
 
 /// Factors of a row's lengths in the bound of its error.
@@ -385,7 +432,8 @@ impl Query {
     pub(crate) fn new(cols: usize) -> Result<Query, KernelError> {
         let len = cols.next_multiple_of(BLOCK);
         let zeroed = || Aligned::zeroed("quantised activations of the output head", len);
-        Ok(Query { high: zeroed()?, low: zeroed()?, scale: 0.0, sum: 0, high_sum: 0, bound: Bound::default() })
+        let (high, low, bounds) = (zeroed()?, zeroed()?, [Bound::default(); 2]);
+        Ok(Query { high, low, scale: 0.0, sum: 0, high_sum: 0, bounds, upper_suffices: false })
     }
 
     /// Quantises `x` for a look at `planes`. False when the bounds do not hold for it, because something is not finite or
@@ -396,7 +444,8 @@ impl Query {
             return false;
         }
         self.scale = f64::from(max) / LARGEST;
-        let (mut sum, mut high_sum, mut low_size, mut length, mut rest) = (0, 0, 0u64, 0.0, 0.0);
+        let (mut sum, mut high_sum, mut low_size, mut length) = (0, 0, 0u64, 0.0);
+        let mut rests = [0.0; 2]; // what all bits leave out, and what the upper halves do
         for ((&x, high), low) in x.iter().zip(self.high.iter_mut()).zip(self.low.iter_mut()) {
             let x = f64::from(x);
             let whole = (x / self.scale).round_ties_even().clamp(-LARGEST, LARGEST);
@@ -407,23 +456,27 @@ impl Query {
             high_sum += i64::from(*high);
             low_size += u64::from(low.unsigned_abs());
             length += x * x;
-            rest += (x - self.scale * whole) * (x - self.scale * whole);
+            for (rest, integer) in rests.iter_mut().zip([whole, f64::from(upper << 8)]) {
+                *rest += (x - self.scale * integer) * (x - self.scale * integer);
+            }
         }
         (self.sum, self.high_sum) = (sum, high_sum);
         // f64 rounds some 2^-50 here; 2^-30 is more than enough
-        let (length, rest) = (length.sqrt() * (1.0 + 1e-9), rest.sqrt() * (1.0 + 1e-9) + length.sqrt() * 1e-12);
-        let both = length + rest;
+        let rests = rests.map(|rest: f64| rest.sqrt() * (1.0 + 1e-9) + length.sqrt() * 1e-12);
+        let length = length.sqrt() * (1.0 + 1e-9);
         // A lane adds each product and then the tree its four sums, all rounded: |fl(w·x) - w·x| ≤ m u / (1 - m u) |w| |x|.
         let additions = (x.len().div_ceil(LANES) + 4) as f64 * ROUNDING;
         // Approximations are rounded to f32, a closer one once more, and bounds to f64.
         let own = 8.0 * ROUNDING;
-        self.bound = Bound {
-            error: both * (1.0 + own),
-            length: rest + (additions / (1.0 - additions) + own) * both,
+        let bound = |rest: f64, low_size: u64| Bound {
+            error: (length + rest) * (1.0 + own),
+            length: rest + (additions / (1.0 - additions) + own) * (length + rest),
             step: self.scale * low_size as f64 * (1.0 + 1e-9),
             least: (x.len() + 16) as f64 * 2f64.powi(-148),
         };
-        f64::from(planes.longest) * both < 2f64.powi(100)
+        self.bounds = [bound(rests[0], low_size), bound(rests[1], 0)];
+        self.upper_suffices = rests[1] <= LITTLE * length;
+        f64::from(planes.longest) * (length + rests[1]) < 2f64.powi(100)
     }
 
     /// Upper and lower halves of the integers.
@@ -432,15 +485,20 @@ impl Query {
         (self.high.as_chunks().0, self.low.as_chunks().0)
     }
 
-    /// How far approximations may be off.
-    pub(crate) fn bound(&self) -> Bound {
-        self.bound
+    /// How far approximations may be off that begin with `look`.
+    pub(crate) fn bound(&self, look: Look) -> Bound {
+        self.bounds[look as usize]
     }
 
-    /// The approximation from the coarse plane, given `Σ (u / 4) x̂`.
-    #[inline]
-    pub(crate) fn coarse(&self, facts: &RowFacts, sum: i64) -> f32 {
-        (f64::from(facts.step) * self.scale * (4 * sum - 62 * self.sum) as f64) as f32
+    /// The approximation of a first look: from the coarse plane, given `Σ (u / 4) x̂`, or without the finest, given
+    /// `Σ (u / 2) high`.
+    #[inline(always)]
+    pub(crate) fn first(&self, look: Look, facts: &RowFacts, sum: i64) -> f32 {
+        let whole = match look {
+            Look::Coarse => 4 * sum - 62 * self.sum,
+            Look::Fine => 256 * (2 * sum - 63 * self.high_sum),
+        };
+        (f64::from(facts.step) * self.scale * whole as f64) as f32
     }
 
     /// The approximation without the finest plane, given the coarse one and `Σ (u / 2 % 2) high`.
@@ -467,7 +525,17 @@ impl Bound {
         }
     }
 
-    /// More than what the logit can exceed its coarse approximation by. (NaN or infinite for rows that must not be left out.)
+    /// More than what the logit can exceed the approximation of a first look by. (NaN or infinite for rows that must not be
+    /// left out.)
+    #[inline(always)]
+    pub(crate) fn first(&self, look: Look, facts: &RowFacts) -> f64 {
+        match look {
+            Look::Coarse => self.coarse(facts),
+            Look::Fine => self.fine(facts),
+        }
+    }
+
+    /// The same for the coarse approximation.
     #[inline(always)]
     pub(crate) fn coarse(&self, facts: &RowFacts) -> f64 {
         f64::from(facts.coarse_error) * self.error + f64::from(facts.length) * self.length + self.least
@@ -494,22 +562,31 @@ impl Bound {
 
 /// The oracle of the tiers under `arch`.
 pub(crate) mod scalar {
-    use super::{BITS, BLOCK, CoarseRows, HALVES, Query};
+    use super::{BITS, BLOCK, CodeRow, CodeRows, HALVES, Look, Query};
 
-    /// `store(row, query, Σ (u / 4) x̂)` for all rows and queries.
-    pub(crate) fn coarse_sums(rows: CoarseRows<'_>, queries: &[Query], mut store: impl FnMut(usize, usize, i64)) {
+    /// Of all rows and queries `Σ (u / 4) x̂`, or `Σ (u / 2) high` for [`Look::Fine`]: `store(row, query, sums)` takes those of a row
+    /// and of some queries from `query` on.
+    pub(crate) fn first_sums(
+        look: Look,
+        rows: CodeRows<'_>,
+        queries: &[Query],
+        mut store: impl FnMut(usize, usize, &[i64]),
+    ) {
         for row in 0..rows.len() {
-            let (halves, bits) = rows.row(row);
+            let CodeRow { halves, bits, fine } = rows.row(row);
             for (q, query) in queries.iter().enumerate() {
-                let codes = halves.iter().zip(bits).map(|(halves, bits)| {
-                    let mut codes = spread(bits);
-                    for p in 0..HALVES {
-                        codes[p] |= (halves[p] & 15) << 1;
-                        codes[HALVES + p] |= halves[p] >> 4 << 1;
+                let (high, low) = query.halves();
+                let (mut highs, mut lows) = (0, 0);
+                for block in 0..halves.len() {
+                    let (bits, fine, halves) = (spread(&bits[block]), spread(&fine[block]), halves[block]);
+                    for p in 0..BLOCK {
+                        let coarse = bits[p] + 2 * (halves[p % HALVES] >> (p / HALVES * 4) & 15);
+                        let code = i64::from(if look == Look::Fine { 2 * coarse + fine[p] } else { coarse });
+                        highs += code * i64::from(high[block][p]);
+                        lows += code * i64::from(low[block][p]);
                     }
-                    codes
-                });
-                store(row, q, sum(codes, query));
+                }
+                store(row, q, &[if look == Look::Fine { highs } else { 256 * highs + lows }]);
             }
         }
     }
@@ -529,20 +606,6 @@ pub(crate) mod scalar {
             }
         }
         out
-    }
-
-    fn sum(codes: impl Iterator<Item = [u8; BLOCK]>, query: &Query) -> i64 {
-        let (high, low) = query.halves();
-        let mut sum = 0;
-        for ((codes, high), low) in codes.zip(high).zip(low) {
-            let (mut highs, mut lows) = (0, 0);
-            for p in 0..BLOCK {
-                highs += i32::from(codes[p]) * i32::from(high[p]);
-                lows += i32::from(codes[p]) * i32::from(low[p]);
-            }
-            sum += 256 * i64::from(highs) + i64::from(lows);
-        }
-        sum
     }
 }
 

@@ -1,7 +1,7 @@
 //! `rope_store`: rotary embedding of queries and keys, and the write into the KV cache.
 
 use crate::threads::{Pool, grain};
-use crate::{Batch, Cpu, KernelError, Kv, PAGE_LEN, RopeStyle, RopeTable, Rows};
+use crate::{Batch, Cpu, KernelError, Kv, KvShape, PAGE_LEN, RopeStyle, RopeTable, Rows};
 
 /// Tokens whose rotations are kept from layer to layer.
 const TOKENS: usize = 512;
@@ -13,20 +13,21 @@ pub(crate) struct Rotations {
     frequencies: Vec<f32>,
     /// Per position and pair: cosine, sine.
     values: Vec<[f32; 2]>,
-    /// A key on its way into the cache.
-    key: Vec<f32>,
+    /// A key of each head on its way into the cache.
+    keys: Vec<f32>,
 }
 
 impl Rotations {
-    /// Makes room for heads of `head_dim` channels, so that no verb allocates.
-    pub(crate) fn reserve(&mut self, head_dim: usize) -> Result<(), KernelError> {
+    /// Makes room for a cache of that shape, so that no verb allocates.
+    pub(crate) fn reserve(&mut self, shape: KvShape) -> Result<(), KernelError> {
+        let KvShape { head_dim, kv_heads, .. } = shape;
         let len = (head_dim / 2).saturating_mul(TOKENS).max(self.values.len());
         let bytes = len.saturating_mul(size_of::<[f32; 2]>());
         let more = len - self.values.len();
         self.values.try_reserve_exact(more).map_err(|_| KernelError::Memory { what: "rotations", bytes })?;
         self.values.resize(len, [1.0, 0.0]);
         self.frequencies.reserve(head_dim / 2);
-        self.key.resize(head_dim.max(self.key.len()), 0.0);
+        self.keys.resize((kv_heads * head_dim).max(self.keys.len()), 0.0);
         self.positions.reserve(TOKENS);
         Ok(())
     }
@@ -77,8 +78,7 @@ pub(crate) fn run(
     assert!(2 * rope.inverse_frequencies.len() <= head_dim, "more rotated channels than a head has");
 
     let mut rotations = cpu.rotations();
-    let mut key = std::mem::take(&mut rotations.key); // borrowed apart from the rest
-    let rotated = &mut key[..head_dim];
+    let mut keys = std::mem::take(&mut rotations.keys); // borrowed apart from the rest
     for first in (0..tokens).step_by(TOKENS) {
         let count = TOKENS.min(tokens - first);
         let places = || batch.places().skip(first).take(count);
@@ -90,17 +90,17 @@ pub(crate) fn run(
                 rotate(rope.style, rotations.of(token), head);
             }
         });
-        for (token, (position, page)) in places().enumerate() {
-            let slot = position % PAGE_LEN;
-            let heads = k.row(first + token).chunks_exact(head_dim).zip(v.row(first + token).chunks_exact(head_dim));
-            for (head, (k, v)) in heads.enumerate() {
-                rotated.copy_from_slice(k);
-                rotate(rope.style, rotations.of(token), rotated);
-                kv.store(layer, page, head, slot, rotated, v);
+        kv.heads(cpu.pool(), layer, &mut keys, |head, mut pages, key| {
+            let of_head = head * head_dim..(head + 1) * head_dim;
+            for (token, (position, page)) in places().enumerate() {
+                let value = &v.row(first + token)[of_head.clone()];
+                key.copy_from_slice(&k.row(first + token)[of_head.clone()]);
+                rotate(rope.style, rotations.of(token), key);
+                shape.store(pages.chunk(page as usize), position % PAGE_LEN, key, value);
             }
-        }
+        });
     }
-    rotations.key = key;
+    rotations.keys = keys;
 }
 
 /// Rotates the pairs of one head: `(a, b)` becomes `(a cos - b sin, b cos + a sin)`. Channels that belong to no pair stay.

@@ -1,6 +1,6 @@
 //! Logits of the tokens that can be chosen, exactly, without reading the whole head.
 //!
-//! 1. A look at the coarse [`Planes`] approximates all logits.
+//! 1. A [`Look`] at all rows of the [`Planes`] approximates all logits.
 //! 2. The `count` best of them are computed exactly. The least of these is not above the `count`-th best logit, so what lies
 //!    below it does not matter.
 //! 3. Rows whose approximation plus its bound reaches that far get a closer look with the fine plane, those that still do the
@@ -13,7 +13,7 @@ use crate::aligned::Aligned;
 use crate::arch;
 use crate::dense_formats::PANEL;
 use crate::lanes::{Kernel, LANES, Lanes, dispatch};
-use crate::planes::{Bound, Planes, Query, lowest_bits, upper};
+use crate::planes::{Bound, Look, Planes, Query, lowest_bits, upper};
 use crate::threads::ColumnTile;
 use crate::{Cpu, Dense, DenseFormat, DenseWeights, Isa, KernelError, Rows, Top};
 
@@ -101,10 +101,11 @@ impl Selection {
                 return None;
             }
         }
-        self.approximate(cpu, head, out);
+        let look = Look::suiting(&self.queries[..tops.len()]);
+        self.approximate(cpu, look, head, out);
         let mut bounds = [Bound::default(); MAX_QUERIES];
-        bounds.iter_mut().zip(&self.queries).for_each(|(bound, query)| *bound = query.bound());
-        let bytes = self.planes.coarse_bytes() as u64 + self.select(cpu, x, head, tops, &bounds, out)?;
+        bounds.iter_mut().zip(&self.queries).for_each(|(bound, query)| *bound = query.bound(look));
+        let bytes = self.planes.look_bytes(look) as u64 + self.select(cpu, look, x, head, tops, &bounds, out)?;
         // another row costs the full head about an eighth more
         if bytes >= (head.bytes() / 8 * (7 + tops.len())) as u64 {
             self.pause = PAUSE;
@@ -112,15 +113,19 @@ impl Selection {
         Some(bytes)
     }
 
-    /// Fills `out` with approximations from the coarse plane.
-    fn approximate(&self, cpu: &Cpu, head: &Dense, out: &mut Rows) {
+    /// Fills `out` with approximations.
+    fn approximate(&self, cpu: &Cpu, look: Look, head: &Dense, out: &mut Rows) {
         let queries = &self.queries[..out.len()];
         let grain = (head.rows() / (32 * cpu.threads())).clamp(GROUP, 4096);
         cpu.pool().columns(&mut [out], grain, |_, mut tile| {
             let rows = tile.columns();
             let facts = &self.planes.facts()[rows.clone()];
-            arch::coarse_sums(cpu.isa(), self.planes.coarse(rows), queries, |row, query, sum| {
-                tile.row(query)[row] = queries[query].coarse(&facts[row], sum);
+            let mut logits: [&mut [f32]; MAX_QUERIES] = Default::default();
+            logits.iter_mut().zip(tile.rows_mut(0..queries.len())).for_each(|(logits, row)| *logits = row);
+            arch::first_sums(cpu.isa(), look, self.planes.rows(rows), queries, |row, query, sums| {
+                for (query, &sum) in (query..).zip(sums) {
+                    logits[query][row] = queries[query].first(look, &facts[row], sum);
+                }
             });
         });
     }
@@ -129,6 +134,7 @@ impl Selection {
     fn select(
         &mut self,
         cpu: &Cpu,
+        look: Look,
         x: &[f32],
         head: &Dense,
         tops: &[Top<'_>],
@@ -161,7 +167,7 @@ impl Selection {
         }
 
         let bound = bounds[..tops.len()].iter().fold(Bound::default(), |most, &bound| most.larger(bound));
-        let looks = Looks { isa, planes, queries, bound, bounds, floors, head, x };
+        let looks = Looks { isa, look, planes, queries, bound, bounds, floors, head, x };
         let (read, healthy) = (AtomicU64::new(0), AtomicBool::new(true));
         let grain = (head.rows() / (8 * cpu.threads())).max(GROUP);
         cpu.pool().columns(&mut [out], grain, |_, mut tile| {
@@ -193,6 +199,8 @@ impl Selection {
 /// Closer and closer looks at rows whose approximations reach the floor of some query.
 struct Looks<'a> {
     isa: Isa,
+    /// The first one.
+    look: Look,
     planes: &'a Planes,
     queries: &'a [Query],
     /// Of all queries.
@@ -216,7 +224,7 @@ impl Looks<'_> {
         // Of every query, a bit for each row that reaches the floor. Sums of f32 are never rounded to below a float that they reach.
         let mut reaching = [0u64; MAX_QUERIES];
         let mut most = [0.0; GROUP];
-        most.iter_mut().zip(facts).for_each(|(most, facts)| *most = upper(self.bound.coarse(facts)));
+        most.iter_mut().zip(facts).for_each(|(most, facts)| *most = upper(self.bound.first(self.look, facts)));
         for q in 0..queries.len() {
             let floor = (self.floors[q] as f32).next_down();
             let mut reaches = [0u8; GROUP];
@@ -230,17 +238,20 @@ impl Looks<'_> {
         let of_any = |reaching: &[u64]| reaching.iter().fold(0, |any, bits| any | bits);
         let read = |bits: u64, bytes: usize| u64::from(bits.count_ones()) * bytes as u64;
 
-        let any = of_any(&reaching);
-        let mut bytes = read(any, planes.fine_row_bytes());
-        each_bit(any, |i| arch::fetch(planes.fine(rows.start + i)));
-        for (q, query) in queries.iter().enumerate() {
-            let logits = &mut tile.row(q)[within.clone()];
-            each_bit(reaching[q], |i| {
-                let sum = arch::bit_sum(self.isa, planes.fine(rows.start + i), query);
-                let logit = query.fine(&facts[i], logits[i], sum);
-                logits[i] = logit as f32;
-                reaching[q] &= !(u64::from(logit + bounds[q].fine(&facts[i]) < self.floors[q]) << i);
-            });
+        let mut bytes = 0;
+        if self.look == Look::Coarse {
+            let any = of_any(&reaching);
+            bytes += read(any, planes.fine_row_bytes());
+            each_bit(any, |i| arch::fetch(planes.fine(rows.start + i)));
+            for (q, query) in queries.iter().enumerate() {
+                let logits = &mut tile.row(q)[within.clone()];
+                each_bit(reaching[q], |i| {
+                    let sum = arch::bit_sum(self.isa, planes.fine(rows.start + i), query);
+                    let logit = query.fine(&facts[i], logits[i], sum);
+                    logits[i] = logit as f32;
+                    reaching[q] &= !(u64::from(logit + bounds[q].fine(&facts[i]) < self.floors[q]) << i);
+                });
+            }
         }
 
         let any = of_any(&reaching);

@@ -289,6 +289,25 @@ impl Pool {
         });
     }
 
+    /// Cuts `data` into chunks of `len` bytes and deals them out: `body(part, dealt, own)` gets every `parts`-th, from number `part` on, and
+    /// as its own the `part`-th row of `scratch`, of `scratch.1` values.
+    pub(crate) fn deal<T: Send>(
+        &self,
+        data: &mut [u8],
+        len: usize,
+        parts: usize,
+        scratch: (&mut [T], usize),
+        body: impl Fn(usize, Dealt<'_>, &mut [T]) + Sync,
+    ) {
+        let (scratch, row) = scratch;
+        let (data, scratch) = (Disjoint::new(data), Disjoint::new(scratch));
+        self.run(parts, |part| {
+            // SAFETY: each row belongs to one part, and the rows do not overlap.
+            let own = unsafe { scratch.slice(part * row..(part + 1) * row) };
+            body(part, Dealt { data: &data, len, part, parts }, own);
+        });
+    }
+
     /// Splits the columns of all `outs` among the threads: every column range of every matrix goes to one call of
     /// `body(matrix, tile)`, which may write these columns of all rows. Ranges start at multiples of [`COLUMN_STEP`]
     /// and are at most about `grain` columns wide, all of a matrix about the same.
@@ -373,6 +392,23 @@ impl<'a, T> Disjoint<'a, T> {
         assert!(range.start <= range.end && range.end <= self.len, "piece outside of the slice");
         // SAFETY: in bounds by the assertion, borrowed for `'a`, and exclusive by contract.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}
+
+/// Every `parts`-th chunk of some bytes, exclusively borrowed.
+pub(crate) struct Dealt<'a> {
+    data: &'a Disjoint<'a, u8>,
+    len: usize,
+    part: usize,
+    parts: usize,
+}
+
+impl Dealt<'_> {
+    /// The chunk that is number `i` of these.
+    pub(crate) fn chunk(&mut self, i: usize) -> &mut [u8] {
+        let start = (i * self.parts + self.part) * self.len;
+        // SAFETY: each chunk belongs to one part, and `&mut self` keeps this one from handing out two at a time.
+        unsafe { self.data.slice(start..start + self.len) }
     }
 }
 

@@ -51,6 +51,9 @@ fn weights(random: &mut Random, format: DenseFormat, rows: usize, cols: usize) -
     DenseWeights { rows, cols, format, bytes: bytes.collect::<Vec<u8>>().into() }
 }
 
+/// Rows of a step, at most.
+const MOST: usize = 6;
+
 struct Heads {
     cpu: Cpu,
     head: Dense,
@@ -64,20 +67,26 @@ impl Heads {
     fn new(isa: Isa, threads: usize, weights: DenseWeights) -> Heads {
         let cpu = Cpu::new(CpuOptions { threads: Some(threads), isa: Some(isa) }).expect("an available tier");
         let (vocab, cols) = (weights.rows, weights.cols);
-        let rows = |cols| cpu.rows(1, cols).expect("memory");
+        let rows = |cols| cpu.rows(MOST, cols).expect("memory");
         let (x, full, selected) = (rows(cols), rows(vocab), rows(vocab));
         let norm = NormWeight { weight: vec![1.0; cols], eps: 1e-6 };
         Heads { head: cpu.head(weights).expect("a head"), cpu, norm, x, full, selected }
     }
 
-    /// Compares one step; returns how many rows were left out, `None` when the full head ran.
+    /// Compares one step of a row; returns how many logits were left out, `None` when the full head ran.
     fn step(&mut self, x: &[f32], top: Top<'_>) -> Option<usize> {
+        self.steps(x, &[top])
+    }
+
+    /// The same of several rows at once.
+    fn steps(&mut self, x: &[f32], tops: &[Top<'_>]) -> Option<usize> {
         let Heads { cpu, head, norm, x: hidden, full, selected } = self;
-        hidden.set_len(1);
-        hidden.row_mut(0).copy_from_slice(x);
-        assert!(cpu.logits(hidden, &[0], norm, head, Wanted::All, full).complete);
-        let computed = cpu.logits(hidden, &[0], norm, head, Wanted::Top(&[top]), selected);
-        let left_out = compare(full.row(0), selected.row(0), top);
+        hidden.set_len(tops.len());
+        hidden.data_mut().copy_from_slice(x);
+        let chosen: Vec<u32> = (0..tops.len() as u32).collect();
+        assert!(cpu.logits(hidden, &chosen, norm, head, Wanted::All, full).complete);
+        let computed = cpu.logits(hidden, &chosen, norm, head, Wanted::Top(tops), selected);
+        let left_out = (0..tops.len()).map(|i| compare(full.row(i), selected.row(i), tops[i])).sum();
         assert!(left_out == 0 || !computed.complete);
         (!computed.complete).then_some(left_out)
     }
@@ -123,24 +132,31 @@ fn ten_thousand_selections() {
         let mut heads = Heads::new(tiers[round % tiers.len()], 1 + round % 3, weights);
         let mut compared = 0;
         while compared < 200 {
-            // anything; in the direction of a row; between two rows; one channel much larger than the others
-            let mut x: Vec<f32> = (0..cols).map(|_| random.normal()).collect();
-            match random.below(5) {
-                0 => x = row(random.below(vocab), &bytes),
-                1 => {
-                    let (a, b) = (row(random.below(vocab), &bytes), row(random.below(vocab), &bytes));
-                    x = a.iter().zip(&b).map(|(a, b)| a + b).collect();
+            // a row takes another first look than several do
+            let rows = if random.below(4) == 0 { 2 + random.below(MOST - 1) } else { 1 };
+            let ids: Vec<Vec<u32>> =
+                (0..rows).map(|_| (0..random.below(10)).map(|i| (i * 17 % vocab) as u32).collect()).collect();
+            let (mut xs, mut tops) = (Vec::new(), Vec::new());
+            for ids in &ids {
+                // anything; in the direction of a row; between two rows; one channel much larger than the others
+                let mut x: Vec<f32> = (0..cols).map(|_| random.normal()).collect();
+                match random.below(if rows > 1 { 20 } else { 5 }) {
+                    0 => x = row(random.below(vocab), &bytes),
+                    1 => {
+                        let (a, b) = (row(random.below(vocab), &bytes), row(random.below(vocab), &bytes));
+                        x = a.iter().zip(&b).map(|(a, b)| a + b).collect();
+                    }
+                    2 => x[random.below(cols)] = 1000.0,
+                    3 => x.iter_mut().for_each(|x| *x *= 1e-3),
+                    _ => {}
                 }
-                2 => x[random.below(cols)] = 1000.0,
-                3 => x.iter_mut().for_each(|x| *x *= 1e-3),
-                _ => {}
+                xs.extend(x);
+                let (count, margin) = ([1, 1, 2, 10, 12][random.below(5)], [0.0, 0.0, 0.1, 0.3][random.below(4)]);
+                tops.push(Top { count, margin, ids });
             }
-            let ids: Vec<u32> = (0..random.below(10)).map(|i| (i * 17 % vocab) as u32).collect();
-            let count = [1, 1, 2, 10, 12][random.below(5)];
-            let margin = [0.0, 0.0, 0.1, 0.3][random.below(4)];
-            steps += 1;
-            if let Some(count) = heads.step(&x, Top { count, margin, ids: &ids }) {
-                compared += 1;
+            steps += rows;
+            if let Some(count) = heads.steps(&xs, &tops) {
+                compared += rows;
                 left_out += count;
             }
         }

@@ -17,7 +17,7 @@ pub(crate) mod x86_64;
 use crate::Isa;
 use crate::bf16::{Bf16Sums, Bf16Tile, Bf16Unit};
 use crate::cpu::{Quantized, RowScale};
-use crate::planes::{self, CoarseRows, Query};
+use crate::planes::{self, CodeRows, Look, Query};
 use crate::ternary_matmul::{GroupPanel, Panel, scalar};
 
 /// Calls `store(row, token, sums)` for all rows and tokens, some rows at a time; sums are `Σ q·code`.
@@ -108,34 +108,40 @@ pub(crate) fn quantize(
     }
 }
 
-/// Sums over the coarse plane of a head, see [`planes::scalar`].
-pub(crate) fn coarse_sums(isa: Isa, rows: CoarseRows<'_>, queries: &[Query], store: impl FnMut(usize, usize, i64)) {
+/// Sums of a first look at a head, see [`planes::scalar::first_sums`].
+pub(crate) fn first_sums(
+    isa: Isa,
+    look: Look,
+    rows: CodeRows<'_>,
+    queries: &[Query],
+    store: impl FnMut(usize, usize, &[i64]),
+) {
     match isa {
         // SAFETY: the processor supports the tier, see above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Amx => unsafe { x86_64::planes_amx::coarse_sums(rows, queries, store) },
+        Isa::Amx => unsafe { x86_64::planes_amx::first_sums(look, rows, queries, store) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => unsafe { x86_64::planes::coarse_sums_avx512(rows, queries, store) },
+        Isa::Avx512Vnni => unsafe { x86_64::planes::first_sums_avx512(look, rows, queries, store) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::AvxVnni => unsafe { x86_64::avxvnni::coarse_sums(rows, queries, store) },
+        Isa::AvxVnni => unsafe { x86_64::avxvnni::first_sums(look, rows, queries, store) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { x86_64::avx2::coarse_sums(rows, queries, store) },
+        Isa::Avx2 => unsafe { x86_64::avx2::first_sums(look, rows, queries, store) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Sse41 => unsafe { x86_64::sse41::coarse_sums(rows, queries, store) },
+        Isa::Sse41 => unsafe { x86_64::sse41::first_sums(look, rows, queries, store) },
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
-        Isa::I8mm | Isa::Dotprod => unsafe { aarch64::dotprod::coarse_sums(rows, queries, store) },
+        Isa::I8mm | Isa::Dotprod => unsafe { aarch64::dotprod::first_sums(look, rows, queries, store) },
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon => unsafe { aarch64::neon::coarse_sums(rows, queries, store) },
+        Isa::Neon => unsafe { aarch64::neon::first_sums(look, rows, queries, store) },
         // SAFETY: as above.
         #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-        Isa::Simd128 => unsafe { wasm32::simd128::coarse_sums(rows, queries, store) },
-        _ => planes::scalar::coarse_sums(rows, queries, store),
+        Isa::Simd128 => unsafe { wasm32::simd128::first_sums(look, rows, queries, store) },
+        _ => planes::scalar::first_sums(look, rows, queries, store),
     }
 }
 

@@ -162,47 +162,56 @@ pub(super) use ternary_kernels;
 
 /// Sums over the bit planes of a head.
 ///
-/// Codes are bytes below 32, activations come as two int8 halves of 16 bits. Four calls of `add` put at most
-/// 4 · 2 · 31 · 128 = 31744 into a 16-bit lane; a row of 512 blocks at most 512 · 32 · 31 · 128 into a 32-bit lane.
+/// Codes are bytes below 32, or below 64 with the fine plane (`FINE`); activations come as two int8 halves of 16 bits, of which fine
+/// codes meet the upper ones only. Four calls of `add` put at most 4 · 2 · 31 · 128 = 31744 into a 16-bit lane, two of fine codes
+/// 2 · 2 · 63 · 127 = 32004; a row of 512 blocks at most 512 · 32 · 63 · 127 into a 32-bit lane.
 macro_rules! plane_kernels {
     ($features:literal) => {
-        use $crate::planes::{BITS, BLOCK, CoarseRows, HALVES, Query};
+        use $crate::planes::{BITS, BLOCK, CodeRow, CodeRows, Look, Query};
 
         /// Queries that share unpacked codes.
         const QUERIES: usize = 4;
 
-        /// `store(row, query, Σ (u / 4) x̂)` for all rows and queries.
+        /// See [`scalar::first_sums`]($crate::planes::scalar::first_sums).
         ///
         /// # Safety
         /// The processor must have the features of this tier.
         #[target_feature(enable = $features)]
-        pub(crate) unsafe fn coarse_sums(
-            rows: CoarseRows<'_>,
+        pub(crate) unsafe fn first_sums(
+            look: Look,
+            rows: CodeRows<'_>,
             queries: &[Query],
-            mut store: impl FnMut(usize, usize, i64),
+            mut store: impl FnMut(usize, usize, &[i64]),
         ) {
             for row in 0..rows.len() {
                 for (block, queries) in queries.chunks(QUERIES).enumerate() {
-                    let mut store = |sums: &[i64]| {
-                        sums.iter().enumerate().for_each(|(q, &sum)| store(row, block * QUERIES + q, sum));
-                    };
-                    match queries.len() {
-                        1 => store(&coarse::<1>(rows.row(row), queries)),
-                        2 => store(&coarse::<2>(rows.row(row), queries)),
-                        3 => store(&coarse::<3>(rows.row(row), queries)),
-                        _ => store(&coarse::<4>(rows.row(row), queries)),
+                    let mut sums = [0; QUERIES];
+                    macro_rules! of {
+                        ($q:literal) => {
+                            sums[..$q].copy_from_slice(&match look {
+                                Look::Coarse => row_sums::<false, $q>(rows.row(row), queries),
+                                Look::Fine => row_sums::<true, $q>(rows.row(row), queries),
+                            })
+                        };
                     }
+                    match queries.len() {
+                        1 => of!(1),
+                        2 => of!(2),
+                        3 => of!(3),
+                        _ => of!(4),
+                    }
+                    store(row, block * QUERIES, &sums[..queries.len()]);
                 }
             }
         }
 
         #[inline]
         #[target_feature(enable = $features)]
-        fn coarse<const Q: usize>(row: (&[[u8; HALVES]], &[[u8; BITS]]), queries: &[Query]) -> [i64; Q] {
+        fn row_sums<const FINE: bool, const Q: usize>(row: CodeRow<'_>, queries: &[Query]) -> [i64; Q] {
             let x: [_; Q] = std::array::from_fn(|q| queries[q].halves());
             let mut sums = [[splat(0); 2]; Q];
-            for (block, (halves, bits)) in row.0.iter().zip(row.1).enumerate() {
-                let mut codes = spread(bits);
+            for (block, halves) in row.halves.iter().enumerate() {
+                let mut codes = spread(&row.bits[block]);
                 for i in 0..4 {
                     // SAFETY: four loads of sixteen bytes are an array of 64.
                     let halves = unsafe { load(halves.as_ptr().add(16 * i)) };
@@ -210,12 +219,26 @@ macro_rules! plane_kernels {
                     codes[i] = add8(codes[i], add8(low, low));
                     codes[4 + i] = add8(codes[4 + i], add8(high, high));
                 }
+                if FINE {
+                    for (codes, bit) in codes.iter_mut().zip(spread(&row.fine[block])) {
+                        *codes = add8(add8(*codes, *codes), bit);
+                    }
+                }
                 for q in 0..Q {
-                    sums[q][0] = add_block(sums[q][0], &codes, &x[q].0[block]);
-                    sums[q][1] = add_block(sums[q][1], &codes, &x[q].1[block]);
+                    if FINE {
+                        sums[q][0] = add_block::<2>(sums[q][0], &codes, &x[q].0[block]);
+                    } else {
+                        sums[q][0] = add_block::<4>(sums[q][0], &codes, &x[q].0[block]);
+                        sums[q][1] = add_block::<4>(sums[q][1], &codes, &x[q].1[block]);
+                    }
                 }
             }
-            sums.map(|sums| whole(sums))
+            let mut out = [0; Q];
+            for (out, [high, low]) in out.iter_mut().zip(sums) {
+                let [high, low, ..] = four_sums([high, low, high, low]).map(i64::from);
+                *out = if FINE { high } else { 256 * high + low };
+            }
+            out
         }
 
         /// `Σ bit high` of one row of the fine or the finest plane.
@@ -226,7 +249,7 @@ macro_rules! plane_kernels {
         pub(crate) unsafe fn bit_sum(bits: &[u8], query: &Query) -> i32 {
             let mut sums = splat(0);
             for (bits, high) in bits.as_chunks::<BITS>().0.iter().zip(query.halves().0) {
-                sums = add_block(sums, &spread(bits), high);
+                sums = add_block::<4>(sums, &spread(bits), high);
             }
             four_sums([sums; 4])[0]
         }
@@ -242,27 +265,19 @@ macro_rules! plane_kernels {
             out
         }
 
-        /// Adds the products of a block.
+        /// Adds the products of a block, `N` calls of `add` together.
         #[inline]
         #[target_feature(enable = $features)]
-        fn add_block(mut wide: V, codes: &[V; BLOCK / 16], x: &[i8; BLOCK]) -> V {
-            for half in 0..2 {
+        fn add_block<const N: usize>(mut wide: V, codes: &[V; BLOCK / 16], x: &[i8; BLOCK]) -> V {
+            for first in (0..BLOCK / 16).step_by(N) {
                 let mut sums = none();
-                for i in 4 * half..4 * half + 4 {
+                for i in first..first + N {
                     // SAFETY: eight loads of sixteen bytes are an array of 128.
                     sums = add(sums, codes[i], unsafe { load(x.as_ptr().add(16 * i).cast()) });
                 }
                 wide = widen(wide, sums);
             }
             wide
-        }
-
-        /// `256 Σ high + Σ low`
-        #[inline]
-        #[target_feature(enable = $features)]
-        fn whole(sums: [V; 2]) -> i64 {
-            let [a, b, ..] = four_sums([sums[0], sums[1], sums[0], sums[1]]);
-            256 * i64::from(a) + i64::from(b)
         }
     };
 }

@@ -1,6 +1,7 @@
 //! The KV cache in main memory.
 
 use crate::aligned::Aligned;
+use crate::threads::{Dealt, Pool};
 use crate::{KernelError, KvFormat, KvShape, PAGE_LEN};
 
 /// The paged keys and values of all layers, as bytes.
@@ -64,11 +65,40 @@ impl Kv {
         &self.data[self.index(layer, page, head)..][..self.shape.head_bytes()]
     }
 
-    /// Writes the key and the value of one head at position `slot` of a page.
-    pub(crate) fn store(&mut self, layer: usize, page: u32, head: usize, slot: usize, key: &[f32], value: &[f32]) {
-        let (dim, format, bytes) = (self.shape.padded_dim(), self.shape.format, self.shape.head_bytes());
-        let start = self.index(layer, page, head);
-        let (keys, values) = self.data[start..][..bytes].split_at_mut(PAGE_LEN * dim * format.code_bytes());
+    /// Calls `body(head, pages, own)` for all heads of a layer, which the threads share: `pages` are that head's in the order of their
+    /// numbers, each as [`KvShape::store`] takes it; `own` is its part of `scratch`, `head_dim` values.
+    pub(crate) fn heads(
+        &mut self,
+        pool: &Pool,
+        layer: usize,
+        scratch: &mut [f32],
+        body: impl Fn(usize, Dealt<'_>, &mut [f32]) + Sync,
+    ) {
+        let KvShape { layers, kv_heads, pages, .. } = self.shape;
+        assert!(layer < layers, "outside of the KV cache");
+        let len = self.shape.head_bytes();
+        let of_layer = pages * kv_heads * len;
+        let scratch = (scratch, self.shape.head_dim);
+        pool.deal(&mut self.data[layer * of_layer..][..of_layer], len, kv_heads, scratch, body);
+    }
+
+    pub(crate) fn copy_page(&mut self, from: u32, to: u32) {
+        let len = self.shape.kv_heads * self.shape.head_bytes();
+        if len == 0 {
+            return;
+        }
+        for layer in 0..self.shape.layers {
+            let (from, to) = (self.index(layer, from, 0), self.index(layer, to, 0));
+            self.data.copy_within(from..from + len, to);
+        }
+    }
+}
+
+impl KvShape {
+    /// Writes a key and a value at position `slot` of a page of one head.
+    pub(crate) fn store(self, page: &mut [u8], slot: usize, key: &[f32], value: &[f32]) {
+        let (dim, format) = (self.padded_dim(), self.format);
+        let (keys, values) = page.split_at_mut(PAGE_LEN * dim * format.code_bytes());
         match format {
             KvFormat::F32 => store_floats(keys, values, slot, dim, key, value, f32::to_le_bytes),
             KvFormat::F16 => {
@@ -83,17 +113,6 @@ impl Kv {
                 scales[slot] = key_scale.to_le_bytes();
                 scales[PAGE_LEN + slot] = value_scale.to_le_bytes();
             }
-        }
-    }
-
-    pub(crate) fn copy_page(&mut self, from: u32, to: u32) {
-        let len = self.shape.kv_heads * self.shape.head_bytes();
-        if len == 0 {
-            return;
-        }
-        for layer in 0..self.shape.layers {
-            let (from, to) = (self.index(layer, from, 0), self.index(layer, to, 0));
-            self.data.copy_within(from..from + len, to);
         }
     }
 }

@@ -1,10 +1,10 @@
 //! A canary: kernels that compute something else than the oracle must not touch a model.
 
-use crate::arch::{bit_sum, coarse_sums, multiply, multiply_groups, quantize};
+use crate::arch::{bit_sum, first_sums, multiply, multiply_groups, quantize};
 use crate::cpu::Quantized;
 use crate::exp::exp;
 use crate::lanes::{self, Kernel, LANES, Lanes, dispatch};
-use crate::planes::{Planes, Query};
+use crate::planes::{Look, Planes, Query};
 use crate::ternary_matmul::{GroupPanel, Ternary};
 use crate::{Isa, KernelError, TernaryScales, TernaryWeights};
 
@@ -79,9 +79,13 @@ pub fn self_test(isa: Isa) -> Result<(), KernelError> {
         }
     }
     let sums = |isa, queries: &[Query]| {
-        let mut out = [[[0; ROWS]; QUERIES]; 2];
-        coarse_sums(isa, planes.coarse(0..ROWS), queries, |row, query, sum| out[0][query][row] = sum);
-        for (query, out) in queries.iter().zip(&mut out[1]) {
+        let mut out = [[[0; ROWS]; QUERIES]; 3];
+        for (look, out) in [Look::Coarse, Look::Fine].into_iter().zip(&mut out) {
+            first_sums(isa, look, planes.rows(0..ROWS), queries, |row, query, sums| {
+                out[query..].iter_mut().zip(sums).for_each(|(out, &sum)| out[row] = sum);
+            });
+        }
+        for (query, out) in queries.iter().zip(&mut out[2]) {
             out.iter_mut().enumerate().for_each(|(row, out)| *out = bit_sum(isa, planes.fine(row), query).into());
         }
         out

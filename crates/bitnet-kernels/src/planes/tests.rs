@@ -46,9 +46,9 @@ fn planes(cpu: &Cpu, rows: &[Vec<f32>]) -> Planes {
 impl Planes {
     /// What the codes of a row stand for: the coarse ones, with the fine plane, and with the finest.
     pub(crate) fn approximations(&self, row: usize) -> [Vec<f64>; 3] {
-        let (coarse, step) = (self.coarse(row..row + 1), f64::from(self.facts[row].step));
-        let (halves, bits) = coarse.row(0);
-        let (fine, finest) = (self.fine(row).as_chunks::<BITS>().0, self.finest(row).as_chunks::<BITS>().0);
+        let step = f64::from(self.facts[row].step);
+        let CodeRow { halves, bits, fine } = self.rows(row..row + 1).row(0);
+        let finest = self.finest(row).as_chunks::<BITS>().0;
         let code = |column: usize| {
             let (block, p) = (column / BLOCK, column % BLOCK);
             let half = halves[block][p % HALVES] >> (p / HALVES * 4) & 15;
@@ -152,40 +152,53 @@ fn tiers_agree() {
             assert!(*planes.coarse == *oracle.coarse && *planes.closer == *oracle.closer, "codes of {isa}");
             let facts = |p: &Planes| p.facts().iter().map(|f| format!("{f:?}")).collect::<Vec<_>>();
             assert_eq!(facts(&planes), facts(&oracle), "{isa}");
-            let mut sums = vec![0; rows.len()];
-            crate::arch::coarse_sums(isa, planes.coarse(0..rows.len()), std::slice::from_ref(&query), |row, _, sum| {
-                sums[row] = sum;
-            });
+            let sums = |isa, look, planes: &Planes, queries: &[Query]| {
+                let mut sums = vec![None; queries.len() * rows.len()];
+                crate::arch::first_sums(isa, look, planes.rows(0..rows.len()), queries, |row, query, of_row| {
+                    for (query, &sum) in (query..).zip(of_row) {
+                        assert_eq!(sums[query * rows.len() + row].replace(sum), None, "{isa}");
+                    }
+                });
+                sums.into_iter().map(|sum| sum.expect("a sum of every row and query")).collect::<Vec<i64>>()
+            };
             let queries = queries(&x);
-            for count in 1..=queries.len() {
-                let all = |isa| {
-                    let mut sums = vec![0; count * rows.len()];
-                    crate::arch::coarse_sums(
-                        isa,
-                        planes.coarse(0..rows.len()),
-                        &queries[..count],
-                        |row, query, sum| {
-                            sums[query * rows.len() + row] = sum;
-                        },
+            for look in [Look::Coarse, Look::Fine] {
+                for count in 1..=queries.len() {
+                    let of_all = sums(isa, look, &planes, &queries[..count]);
+                    assert_eq!(
+                        of_all,
+                        sums(Isa::Scalar, look, &planes, &queries[..count]),
+                        "{isa}, {look:?}, {count} queries"
                     );
-                    sums
-                };
-                assert_eq!(all(isa), all(Isa::Scalar), "{isa}, {count} queries");
-                assert_eq!(all(isa)[..rows.len()], sums);
-            }
-            for (row, facts) in planes.facts().iter().enumerate() {
-                let [coarse, fine, finest] = planes
-                    .approximations(row)
-                    .map(|codes| codes.iter().zip(&integers).map(|(c, x)| c * x * query.scale).sum::<f64>());
-                let got = query.coarse(facts, sums[row]);
-                let size = f64::from(facts.length) * query.bound.error;
-                let size = if size.is_finite() { size } else { 0.0 };
-                assert!((f64::from(got) - coarse).abs() <= 1e-7 * size, "{isa}, row {row}: {got}, not {coarse}");
-                let low = f64::from(facts.step) * query.bound.step; // what the closer planes leave out
-                let got = query.fine(facts, got, crate::arch::bit_sum(isa, planes.fine(row), &query));
-                assert!((got - fine).abs() <= 1e-7 * size + low, "{isa}, row {row}: {got}, not {fine}");
-                let got = query.finest(facts, got as f32, crate::arch::bit_sum(isa, planes.finest(row), &query));
-                assert!((got - finest).abs() <= 2e-7 * size + 1.5 * low, "{isa}, row {row}: {got}, not {finest}");
+                }
+                let first = sums(isa, look, &planes, std::slice::from_ref(&query));
+                for (row, facts) in planes.facts().iter().enumerate() {
+                    let [coarse, fine, finest] = planes
+                        .approximations(row)
+                        .map(|codes| codes.iter().zip(&integers).map(|(c, x)| c * x * query.scale).sum::<f64>());
+                    let size = f64::from(facts.length) * query.bounds[0].error;
+                    let size = if size.is_finite() { size } else { 0.0 };
+                    let low = f64::from(facts.step) * query.bounds[0].step; // what the closer planes leave out
+                    let got = query.first(look, facts, first[row]);
+                    let got = match look {
+                        Look::Coarse => {
+                            assert!(
+                                (f64::from(got) - coarse).abs() <= 1e-7 * size,
+                                "{isa}, row {row}: {got}, not {coarse}"
+                            );
+                            query.fine(facts, got, crate::arch::bit_sum(isa, planes.fine(row), &query))
+                        }
+                        Look::Fine => f64::from(got),
+                    };
+                    // codes of a fine look meet no lower halves: at most 63 steps of them are left out
+                    let low = if look == Look::Fine { 63.0 * low } else { low };
+                    assert!((got - fine).abs() <= 1e-7 * size + low, "{isa}, {look:?}, row {row}: {got}, not {fine}");
+                    let got = query.finest(facts, got as f32, crate::arch::bit_sum(isa, planes.finest(row), &query));
+                    assert!(
+                        (got - finest).abs() <= 2e-7 * size + 1.5 * low,
+                        "{isa}, {look:?}, row {row}: {got}, not {finest}"
+                    );
+                }
             }
             // the largest codes and activations there are
             planes.coarse.fill(0xff);
@@ -193,21 +206,14 @@ fn tiers_agree() {
             for extreme in [-128, 127] {
                 query.high.fill(if extreme < 0 { -127 } else { 127 });
                 query.low.fill(extreme);
-                let one = i64::from(query.high[0]) * 256 + i64::from(extreme);
+                let (high, low) = (i64::from(query.high[0]), i64::from(extreme));
                 let padded = cols.next_multiple_of(BLOCK) as i64;
-                let mut seen = 0;
-                crate::arch::coarse_sums(
-                    isa,
-                    planes.coarse(0..rows.len()),
-                    std::slice::from_ref(&query),
-                    |_, _, sum| {
-                        seen += 1;
-                        assert_eq!(sum, 31 * one * padded, "{isa}");
-                    },
-                );
-                assert_eq!(seen, rows.len());
+                for (look, sum) in [(Look::Coarse, 31 * (256 * high + low)), (Look::Fine, 63 * high)] {
+                    let queries = std::slice::from_ref(&query);
+                    assert_eq!(sums(isa, look, &planes, queries), vec![sum * padded; rows.len()], "{isa}, {look:?}");
+                }
                 let bits = i64::from(crate::arch::bit_sum(isa, planes.fine(0), &query));
-                assert_eq!(bits, i64::from(query.high[0]) * padded, "{isa}");
+                assert_eq!(bits, high * padded, "{isa}");
             }
             assert!(query.set(&x, &oracle));
         }

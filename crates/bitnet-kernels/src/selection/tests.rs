@@ -23,13 +23,19 @@ fn the_bound_is_reached() {
     let cols = 256;
     for isa in Isa::available() {
         let cpu = cpu(isa);
-        for plane in 0..3 {
+        for (look, plane) in [(Look::Coarse, 0), (Look::Coarse, 1), (Look::Coarse, 2), (Look::Fine, 1), (Look::Fine, 2)]
+        {
             let mut rows = vec![vec![0.0; cols]; 40];
             rows[17] = (0..cols).map(|i| ((i * 37 % 101) as f32 / 50.0 - 1.0) * 0.03).collect();
             let mut planes = Planes::reserve(rows.len(), cols).expect("memory");
             planes.fill(&cpu, &head(&cpu, &rows));
             // activations in the direction of what the codes leave out
-            let x: Vec<f32> = (0..cols).map(|i| rows[17][i] - planes.approximations(17)[plane][i] as f32).collect();
+            let mut x: Vec<f32> = (0..cols).map(|i| rows[17][i] - planes.approximations(17)[plane][i] as f32).collect();
+            if look == Look::Fine {
+                // of which the upper halves leave out nothing
+                let unit = x.iter().fold(0.0f32, |max, x| max.max(x.abs())) / 127.0;
+                x.iter_mut().for_each(|x| *x = (*x / unit).round() * unit);
+            }
             let product = |row: &[f64]| row.iter().zip(&x).map(|(w, x)| w * f64::from(*x)).sum::<f64>();
             let (approximation, logit) = (
                 product(&planes.approximations(17)[plane]),
@@ -54,12 +60,16 @@ fn the_bound_is_reached() {
                 logits[17]
             );
 
-            let bound = selection.queries[0].bound();
+            let bound = selection.queries[0].bound(look);
             for (part, kept) in [(1.0, true), (0.8, true), (0.6, false), (0.0, false)] {
                 let bound = Bound { error: bound.error * part, ..bound };
-                selection.approximate(&cpu, &head, &mut out);
-                selection.select(&cpu, &x, &head, &[top], &[bound], &mut out).expect("finite logits");
-                assert_eq!(out.row(0)[17] > f32::NEG_INFINITY, kept, "{isa}, plane {plane}, {part} of the bound");
+                selection.approximate(&cpu, look, &head, &mut out);
+                selection.select(&cpu, look, &x, &head, &[top], &[bound], &mut out).expect("finite logits");
+                assert_eq!(
+                    out.row(0)[17] > f32::NEG_INFINITY,
+                    kept,
+                    "{isa}, {look:?}, plane {plane}, {part} of the bound"
+                );
             }
         }
     }

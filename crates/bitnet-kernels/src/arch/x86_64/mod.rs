@@ -28,7 +28,7 @@ macro_rules! tier {
             use super::bytes::*;
             use super::{planes, ternary_tables, ternary_vectors};
             use crate::cpu::{Quantized, RowScale};
-            use crate::planes::{CoarseRows, Query};
+            use crate::planes::{CodeRows, Look, Query};
             use crate::ternary_matmul::{GroupPanel, Panel};
 
             #[target_feature(enable = $features)]
@@ -68,13 +68,14 @@ macro_rules! tier {
             }
 
             #[target_feature(enable = $features)]
-            pub(crate) unsafe fn coarse_sums(
-                rows: CoarseRows<'_>,
+            pub(crate) unsafe fn first_sums(
+                look: Look,
+                rows: CodeRows<'_>,
                 queries: &[Query],
-                store: impl FnMut(usize, usize, i64),
+                store: impl FnMut(usize, usize, &[i64]),
             ) {
                 // SAFETY: this function has the features.
-                planes::coarse_sums(unsafe { <$bytes>::new() }, rows, queries, store);
+                planes::first_sums(unsafe { <$bytes>::new() }, look, rows, queries, store);
             }
 
             #[target_feature(enable = $features)]

@@ -1,11 +1,13 @@
 //! Sums over the bit planes of a head.
 //!
-//! Codes are unsigned bytes below 32, activations come as two int8 halves of 16 bits.
+//! Codes are unsigned bytes below 32, or below 64 with the fine plane (`FINE`); activations come as two int8 halves of 16 bits, of
+//! which fine codes meet the upper ones only.
 
 use std::arch::x86_64::*;
 
 use super::bytes::Bytes;
-use crate::planes::{BITS, BLOCK, CoarseRows, HALVES, Query};
+use super::ternary_avx512vnni::eight_sums;
+use crate::planes::{BITS, BLOCK, CodeRow, CodeRows, HALVES, Look, Query};
 
 /// How far ahead of the products the codes are fetched.
 const PREFETCH: usize = 4096;
@@ -24,69 +26,100 @@ pub(super) fn whole(high: i32, low: i32) -> i64 {
 
 /// Calls a function of a constant number of queries for all rows, in an order of several streams.
 macro_rules! for_all_rows {
-    ($rows:expr, $queries:expr, $store:expr, $sums:ident $(, $bytes:ident)?) => {{
-        let (rows, queries, mut store) = ($rows, $queries, $store);
+    ($rows:expr, $queries:expr, $store:expr, $sums:ident, $fine:literal $(, $bytes:ident)?) => {{
+        let (rows, queries, store) = ($rows, $queries, &mut $store);
         let stream = rows.len() / STREAMS;
         let in_streams = (0..stream).flat_map(|row| (0..STREAMS).map(move |s| s * stream + row));
         for row in in_streams.chain(STREAMS * stream..rows.len()) {
             for (block, queries) in queries.chunks(QUERIES).enumerate() {
-                let mut store = |sums: &[i64]| {
-                    sums.iter().enumerate().for_each(|(q, &sum)| store(row, block * QUERIES + q, sum));
-                };
-                match queries.len() {
-                    1 => store(&$sums::<1>($($bytes,)? rows.row(row), queries)),
-                    2 => store(&$sums::<2>($($bytes,)? rows.row(row), queries)),
-                    3 => store(&$sums::<3>($($bytes,)? rows.row(row), queries)),
-                    4 => store(&$sums::<4>($($bytes,)? rows.row(row), queries)),
-                    5 => store(&$sums::<5>($($bytes,)? rows.row(row), queries)),
-                    6 => store(&$sums::<6>($($bytes,)? rows.row(row), queries)),
-                    7 => store(&$sums::<7>($($bytes,)? rows.row(row), queries)),
-                    _ => store(&$sums::<8>($($bytes,)? rows.row(row), queries)),
+                let mut sums = [0; QUERIES]; // one call of `store`, which is then no call
+                macro_rules! of {
+                    ($q:literal) => {
+                        $sums::<$fine, $q>($($bytes,)? rows.row(row), queries, &mut sums)
+                    };
                 }
+                match queries.len() {
+                    1 => of!(1),
+                    2 => of!(2),
+                    3 => of!(3),
+                    4 => of!(4),
+                    5 => of!(5),
+                    6 => of!(6),
+                    7 => of!(7),
+                    _ => of!(8),
+                }
+                store(row, block * QUERIES, &sums[..queries.len()]);
             }
         }
     }};
 }
 
-/// `store(row, query, Σ (u / 4) x̂)` for all rows and queries. A block adds at most 8 · 31 · 128 to a 32-bit lane: enough room
-/// for the 512 blocks of the longest rows.
+/// See [`scalar::first_sums`](crate::planes::scalar::first_sums). A block adds at most 8 · 63 · 127 to a 32-bit lane: enough room for the 512 blocks of the
+/// longest rows.
 ///
 /// # Safety
 /// The processor must have AVX-512 F, BW, VL and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(crate) unsafe fn coarse_sums_avx512(rows: CoarseRows<'_>, queries: &[Query], store: impl FnMut(usize, usize, i64)) {
-    for_all_rows!(rows, queries, store, coarse_avx512);
+pub(crate) unsafe fn first_sums_avx512(
+    look: Look,
+    rows: CodeRows<'_>,
+    queries: &[Query],
+    mut store: impl FnMut(usize, usize, &[i64]),
+) {
+    match look {
+        Look::Coarse => for_all_rows!(rows, queries, store, row_avx512, false),
+        Look::Fine => for_all_rows!(rows, queries, store, row_avx512, true),
+    }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn coarse_avx512<const Q: usize>(row: (&[[u8; HALVES]], &[[u8; BITS]]), queries: &[Query]) -> [i64; Q] {
+fn row_avx512<const FINE: bool, const Q: usize>(row: CodeRow<'_>, queries: &[Query], out: &mut [i64; QUERIES]) {
+    let blocks = row.halves.len();
+    let (bits, fine) = (&row.bits[..blocks], &row.fine[..blocks]);
     let mut x: [Halves<'_>; Q] = [(&[], &[]); Q];
     for q in 0..Q {
         let (high, low) = queries[q].halves();
-        x[q] = (&high[..row.0.len()], &low[..row.0.len()]);
+        x[q] = (&high[..blocks], &low[..blocks]);
     }
-    let mut sums = [[_mm512_setzero_si512(); 2]; Q];
-    for (block, (halves, bits)) in row.0.iter().zip(row.1).enumerate() {
+    let one = _mm512_set1_epi8(opaque(1));
+    let mut sums = [[_mm512_setzero_si512(); QUERIES]; 2];
+    for (block, halves) in row.halves.iter().enumerate() {
         _mm_prefetch::<_MM_HINT_T0>(halves.as_ptr().wrapping_add(PREFETCH).cast()); // may name any address
-        let codes = unpack_512(halves, bits);
+        let mut codes = unpack_512(halves, &bits[block], one);
+        if FINE {
+            _mm_prefetch::<_MM_HINT_T0>(fine[block].as_ptr().wrapping_add(PREFETCH).cast());
+            for (codes, bits) in codes.iter_mut().zip(words(&fine[block])) {
+                let twice = _mm512_add_epi8(*codes, *codes);
+                *codes = _mm512_mask_add_epi8(twice, bits, twice, one);
+            }
+        }
         for q in 0..Q {
-            add_products_512(codes, &x[q].0[block], &mut sums[q][0]);
-            add_products_512(codes, &x[q].1[block], &mut sums[q][1]);
+            add_products_512(codes, &x[q].0[block], &mut sums[0][q]);
+            if !FINE {
+                add_products_512(codes, &x[q].1[block], &mut sums[1][q]);
+            }
         }
     }
-    let mut out = [0; Q];
+    let (high, low) = (eight_sums(sums[0]), if FINE { [0; QUERIES] } else { eight_sums(sums[1]) });
     for q in 0..Q {
-        out[q] = whole(_mm512_reduce_add_epi32(sums[q][0]), _mm512_reduce_add_epi32(sums[q][1]));
+        out[q] = if FINE { i64::from(high[q]) } else { whole(high[q], low[q]) };
     }
-    out
+}
+
+/// `x`, of which the compiler knows nothing: it turns additions of a known bit into two instructions.
+#[inline(always)]
+fn opaque(mut x: i8) -> i8 {
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("/* {0} */", inout(reg_byte) x, options(pure, nomem, nostack, preserves_flags)) };
+    x
 }
 
 /// Coarse codes of a block: of columns `0..64` and `64..128`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn unpack_512(halves: &[u8; HALVES], bits: &[u8; BITS]) -> [__m512i; 2] {
-    let (even, one) = (_mm512_set1_epi8(0x1e), _mm512_set1_epi8(1));
+fn unpack_512(halves: &[u8; HALVES], bits: &[u8; BITS], one: __m512i) -> [__m512i; 2] {
+    let even = _mm512_set1_epi8(0x1e);
     let [b0, b1] = words(bits);
     // SAFETY: the load is that of an array of 64 bytes.
     let halves = unsafe { _mm512_loadu_si512(halves.as_ptr().cast()) };
@@ -147,27 +180,33 @@ fn words(bits: &[u8; BITS]) -> [u64; 2] {
     [bits as u64, (bits >> 64) as u64]
 }
 
-/// `store(row, query, Σ (u / 4) x̂)` for all rows and queries.
+/// See [`scalar::first_sums`](crate::planes::scalar::first_sums).
 #[inline(always)]
-pub(super) fn coarse_sums<B: Bytes>(
+pub(super) fn first_sums<B: Bytes>(
     b: B,
-    rows: CoarseRows<'_>,
+    look: Look,
+    rows: CodeRows<'_>,
     queries: &[Query],
-    store: impl FnMut(usize, usize, i64),
+    mut store: impl FnMut(usize, usize, &[i64]),
 ) {
-    for_all_rows!(rows, queries, store, coarse, b);
+    match look {
+        Look::Coarse => for_all_rows!(rows, queries, store, row, false, b),
+        Look::Fine => for_all_rows!(rows, queries, store, row, true, b),
+    }
 }
 
 #[inline(always)]
-fn coarse<const Q: usize>(b: impl Bytes, row: (&[[u8; HALVES]], &[[u8; BITS]]), queries: &[Query]) -> [i64; Q] {
+fn row<const FINE: bool, const Q: usize>(b: impl Bytes, row: CodeRow<'_>, queries: &[Query], out: &mut [i64; QUERIES]) {
     let even = b.splat(0x1e);
+    let blocks = row.halves.len();
+    let (bits, fine) = (&row.bits[..blocks], &row.fine[..blocks]);
     let mut x: [Halves<'_>; Q] = [(&[], &[]); Q];
     for q in 0..Q {
         let (high, low) = queries[q].halves();
-        x[q] = (&high[..row.0.len()], &low[..row.0.len()]);
+        x[q] = (&high[..blocks], &low[..blocks]);
     }
     let mut sums = [[b.zero(); 2]; Q];
-    for (block, (halves, bits)) in row.0.iter().zip(row.1).enumerate() {
+    for (block, halves) in row.halves.iter().enumerate() {
         // SAFETY: a prefetch may name any address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(halves.as_ptr().wrapping_add(PREFETCH).cast()) };
         let codes = block_codes(b, |i| {
@@ -175,14 +214,21 @@ fn coarse<const Q: usize>(b: impl Bytes, row: (&[[u8; HALVES]], &[[u8; BITS]]), 
             // SAFETY: the load is inside of an array of 64 bytes.
             let halves = unsafe { b.load(halves.as_ptr().add(at % HALVES)) };
             let shifted = if at < HALVES { b.shift_left::<1>(halves) } else { b.shift_right::<3>(halves) };
-            b.sub8(b.and(shifted, even), b.spread(bits, i)) // less -1
+            let coarse = b.sub8(b.and(shifted, even), b.spread(&bits[block], i)); // less -1
+            if FINE { b.sub8(coarse, b.sub8(b.spread(&fine[block], i), coarse)) } else { coarse } // 2 coarse + 1
         });
         for q in 0..Q {
-            add_products(b, &codes, &x[q].0[block], &mut sums[q][0]);
-            add_products(b, &codes, &x[q].1[block], &mut sums[q][1]);
+            if FINE {
+                add_products::<_, 2>(b, &codes, &x[q].0[block], &mut sums[q][0]);
+            } else {
+                add_products::<_, 4>(b, &codes, &x[q].0[block], &mut sums[q][0]);
+                add_products::<_, 4>(b, &codes, &x[q].1[block], &mut sums[q][1]);
+            }
         }
     }
-    sums.map(|sums| whole(b.sum(sums[0]), b.sum(sums[1])))
+    for (out, [high, low]) in out.iter_mut().zip(sums) {
+        *out = if FINE { i64::from(b.sum(high)) } else { whole(b.sum(high), b.sum(low)) };
+    }
 }
 
 /// `Σ bit high` of one row of the fine or the finest plane.
@@ -191,7 +237,7 @@ pub(super) fn bit_sum<B: Bytes>(b: B, bits: &[u8], query: &Query) -> i32 {
     let mut sum = b.zero();
     for (bits, high) in bits.as_chunks::<BITS>().0.iter().zip(query.halves().0) {
         let codes = block_codes(b, |i| b.and(b.spread(bits, i), b.splat(1)));
-        add_products(b, &codes, high, &mut sum);
+        add_products::<_, 4>(b, &codes, high, &mut sum);
     }
     b.sum(sum)
 }
@@ -213,12 +259,13 @@ fn block_codes<B: Bytes>(b: B, code: impl Fn(usize) -> B::V) -> Codes<B> {
     codes
 }
 
-/// Adds the products of a block. Four products add at most 4 · 2 · 31 · 128 = 31744 to a lane, which may have 16 bits.
+/// Adds the products of a block, `N` together: four add at most 4 · 2 · 31 · 128 = 31744 to a lane, which may have 16 bits, two of
+/// fine codes 2 · 2 · 63 · 127 = 32004.
 #[inline(always)]
-fn add_products<B: Bytes>(b: B, codes: &Codes<B>, x: &[i8; BLOCK], sum: &mut B::V) {
-    for first in (0..BLOCK / B::WIDTH).step_by(4) {
+fn add_products<B: Bytes, const N: usize>(b: B, codes: &Codes<B>, x: &[i8; BLOCK], sum: &mut B::V) {
+    for first in (0..BLOCK / B::WIDTH).step_by(N) {
         let mut narrow = b.zero();
-        for i in first..first + 4 {
+        for i in first..first + N {
             // SAFETY: the load is inside of the array.
             let x = unsafe { b.load(x.as_ptr().add(i * B::WIDTH).cast()) };
             narrow = b.add_products(narrow, codes[i], x);

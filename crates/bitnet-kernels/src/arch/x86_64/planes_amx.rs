@@ -1,4 +1,5 @@
-//! Sums over the coarse plane of a head for several queries, on the matrix unit (AMX int8).
+//! Sums of a coarse look at a head for several queries, on the matrix unit (AMX int8). A fine look is left to vectors, which make it
+//! at the speed of memory.
 //!
 //! A query is two rows of int8, so eight queries are the sixteen columns of a tile.
 //!
@@ -9,8 +10,8 @@ use std::arch::x86_64::*;
 
 use super::amx::{TILE_BYTES, TILE_ROWS, Tiles, WHOLE};
 use super::amx_streams::{STREAMS, Streams, Sums, TURNS, Work, arrange, multiply_streams};
-use super::planes::{coarse_sums_avx512, whole};
-use crate::planes::{BITS, BLOCK, CoarseRows, HALVES, Query};
+use super::planes::{first_sums_avx512, whole};
+use crate::planes::{BITS, BLOCK, CodeRows, HALVES, Look, Query};
 
 /// Queries of a tile.
 const QUERIES: usize = TILE_ROWS / 2;
@@ -25,19 +26,24 @@ const AHEAD: usize = 768;
 /// Tile products along a block.
 const STEPS: usize = BLOCK / TILE_BYTES;
 
-/// `store(row, query, Σ (u / 4) x̂)` for all rows and queries.
+/// See [`scalar::first_sums`](crate::planes::scalar::first_sums).
 ///
 /// # Safety
 /// The processor must have AVX-512 F, BW, VL and VNNI, and `amx::is_permitted()` have returned true.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(crate) unsafe fn coarse_sums(rows: CoarseRows<'_>, queries: &[Query], mut store: impl FnMut(usize, usize, i64)) {
-    let blocks = rows.row(0).0.len();
+pub(crate) unsafe fn first_sums(
+    look: Look,
+    rows: CodeRows<'_>,
+    queries: &[Query],
+    mut store: impl FnMut(usize, usize, &[i64]),
+) {
+    let blocks = rows.row(0).halves.len();
     for (i, queries) in queries.chunks(QUERIES).enumerate() {
-        let store = |row, query, sum| store(row, i * QUERIES + query, sum);
+        let store = |row, query, sums: &[i64]| store(row, i * QUERIES + query, sums);
         // SAFETY: the caller's promise.
         unsafe {
-            if queries.len() < FEWEST || blocks > MOST_BLOCKS {
-                coarse_sums_avx512(rows, queries, store);
+            if look == Look::Fine || queries.len() < FEWEST || blocks > MOST_BLOCKS {
+                first_sums_avx512(look, rows, queries, store);
             } else {
                 one_tile(rows, queries, store);
             }
@@ -45,12 +51,12 @@ pub(crate) unsafe fn coarse_sums(rows: CoarseRows<'_>, queries: &[Query], mut st
     }
 }
 
-/// The same for at most [`QUERIES`].
+/// Coarse sums for at most [`QUERIES`].
 ///
 /// # Safety
-/// As for [`coarse_sums`].
+/// As for [`first_sums`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn one_tile(rows: CoarseRows<'_>, queries: &[Query], mut store: impl FnMut(usize, usize, i64)) {
+unsafe fn one_tile(rows: CodeRows<'_>, queries: &[Query], mut store: impl FnMut(usize, usize, &[i64])) {
     // SAFETY: the caller's promise; this thread has no other tiles.
     let _configured = unsafe { Tiles::configure([WHOLE; 8]) };
     let last = queries.len() - 1;
@@ -72,9 +78,8 @@ unsafe fn one_tile(rows: CoarseRows<'_>, queries: &[Query], mut store: impl FnMu
         streams.each(|row, (at, stream)| {
             let [even, odd] = &sums[at];
             let sum = |column: usize| even[stream][column] + odd[stream][column];
-            for q in 0..queries.len() {
-                store(row, q, whole(sum(2 * q), sum(2 * q + 1)));
-            }
+            let sums: [i64; QUERIES] = std::array::from_fn(|q| whole(sum(2 * q), sum(2 * q + 1)));
+            store(row, 0, &sums[..queries.len()]);
         });
     }
 }
@@ -85,15 +90,15 @@ unsafe fn one_tile(rows: CoarseRows<'_>, queries: &[Query], mut store: impl FnMu
 /// The processor must have AVX-512 F and BW, and all tiles of this thread must be configured as a whole.
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn multiply(
-    rows: CoarseRows<'_>,
+    rows: CodeRows<'_>,
     streams: &Streams,
     activations: &[[[[i8; 4]; TILE_ROWS]; TILE_ROWS]; MOST_BLOCKS * STEPS],
     sums: &mut [Sums<TILE_ROWS>],
 ) {
-    let blocks = rows.row(0).0.len();
+    let blocks = rows.row(0).halves.len();
     assert!((1..=MOST_BLOCKS).contains(&blocks) && streams.rows <= sums.len());
     assert!(streams.starts.iter().all(|start| start + streams.rows <= rows.len()));
-    let starts = streams.starts.map(|start| rows.row(start).0.as_ptr().cast());
+    let starts = streams.starts.map(|start| rows.row(start).halves.as_ptr().cast());
     let mut work = Work::new(starts, streams.rows, rows.row_bytes(), blocks, activations.as_ptr().cast());
     // SAFETY: reads the halves of all blocks of the rows, and behind them 16 bytes of bits for each, which lie within `rows`
     // by the assertions; and as many blocks of `activations`. Writes the sums of all rows. An address that is only fetched

@@ -403,7 +403,7 @@ fn dot_one(codes: [&[u8]; ROW_TILE], activations: &[i8]) -> [i32; ROW_TILE] {
 /// The eight sums of eight vectors.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl")]
-fn eight_sums(v: [__m512i; 8]) -> [i32; 8] {
+pub(super) fn eight_sums(v: [__m512i; 8]) -> [i32; 8] {
     let pair = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
     let four = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b)); // a b c d, four times
     let (low, high) = (four(pair(v[0], v[1]), pair(v[2], v[3])), four(pair(v[4], v[5]), pair(v[6], v[7])));
