@@ -147,14 +147,25 @@ fn is_plain(s: &Sampling) -> bool {
 
 /// The largest logit; of equal ones the lowest id.
 pub(crate) fn argmax(logits: &[f32]) -> Option<u32> {
-    let (&first, rest) = logits.split_first()?;
-    let mut best = (first, 0);
-    for (&logit, id) in rest.iter().zip(1u32..) {
-        if logit > best.0 {
-            best = (logit, id);
+    let mut best = (*logits.first()?, 0);
+    for (chunk, first) in logits.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
+        if any_above(chunk, best.0) {
+            for (&logit, id) in chunk.iter().zip(first..) {
+                if logit > best.0 {
+                    best = (logit, id);
+                }
+            }
         }
     }
     Some(best.1)
+}
+
+/// Logits that are passed over together: nearly all of a vocabulary do not matter.
+const CHUNK: usize = 64;
+
+/// Whether any of these exceeds `floor`; no early end, which would cost vectors.
+fn any_above(chunk: &[f32], floor: f32) -> bool {
+    chunk.iter().fold(false, |any, &logit| any | (logit > floor))
 }
 
 fn all_banned() -> InferenceError {

@@ -1,6 +1,7 @@
 //! The tokens that may still be chosen.
 
 use super::exp::exp;
+use super::{CHUNK, any_above};
 
 /// Candidates that are worked on together; sums over all of them add up as many partial ones.
 const LANES: usize = 8;
@@ -52,8 +53,12 @@ impl Candidates {
     /// Starts over with the tokens whose logits are there; the others are negative infinity.
     pub(super) fn fill_finite(&mut self, logits: &[f32]) {
         self.list.clear();
-        let there = logits.iter().zip(0u32..).filter(|(logit, _)| **logit > f32::NEG_INFINITY);
-        self.list.extend(there.map(|(&logit, id)| Candidate { id, logit: f64::from(logit), p: 0.0 }));
+        for (chunk, first) in logits.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
+            if any_above(chunk, f32::NEG_INFINITY) {
+                let there = chunk.iter().zip(first..).filter(|(logit, _)| **logit > f32::NEG_INFINITY);
+                self.list.extend(there.map(|(&logit, id)| Candidate { id, logit: f64::from(logit), p: 0.0 }));
+            }
+        }
     }
 
     /// Puts the distinct tokens of `ids` into `out`; false when they exceed its capacity.

@@ -129,6 +129,8 @@ fn store_floats<const N: usize>(
 ) {
     let (keys, _) = keys.as_chunks_mut::<N>();
     let (values, _) = values.as_chunks_mut::<N>();
+    // every channel of a key lies in another cache line, and stores wait for theirs one by one
+    keys[slot..].iter().step_by(PAGE_LEN).for_each(|place| crate::arch::fetch(place));
     for (place, x) in keys[slot..].iter_mut().step_by(PAGE_LEN).zip(key) {
         *place = bytes(*x);
     }
