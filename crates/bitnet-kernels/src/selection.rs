@@ -102,10 +102,8 @@ impl Selection {
             }
         }
         let look = Look::suiting(&self.queries[..tops.len()]);
-        self.approximate(cpu, look, head, out);
-        let mut bounds = [Bound::default(); MAX_QUERIES];
-        bounds.iter_mut().zip(&self.queries).for_each(|(bound, query)| *bound = query.bound(look));
-        let bytes = self.planes.look_bytes(look) as u64 + self.select(cpu, look, x, head, tops, &bounds, out)?;
+        let first = self.approximate(cpu, look, head, out);
+        let bytes = self.planes.look_bytes(look) as u64 + self.select(cpu, first, x, head, tops, out)?;
         // another row costs the full head about an eighth more
         if bytes >= (head.bytes() / 8 * (7 + tops.len())) as u64 {
             self.pause = PAUSE;
@@ -114,7 +112,7 @@ impl Selection {
     }
 
     /// Fills `out` with approximations.
-    fn approximate(&self, cpu: &Cpu, look: Look, head: &Dense, out: &mut Rows) {
+    fn approximate(&self, cpu: &Cpu, look: Look, head: &Dense, out: &mut Rows) -> First {
         let queries = &self.queries[..out.len()];
         let grain = (head.rows() / (32 * cpu.threads())).clamp(GROUP, 4096);
         cpu.pool().columns(&mut [out], grain, |_, mut tile| {
@@ -128,17 +126,19 @@ impl Selection {
                 }
             });
         });
+        let mut first = First { look, bounds: [Bound::default(); MAX_QUERIES] };
+        first.bounds.iter_mut().zip(queries).for_each(|(bound, query)| *bound = query.bound(look));
+        first
     }
 
     /// Turns approximations into what `tops` want. Returns the bytes read.
     fn select(
         &mut self,
         cpu: &Cpu,
-        look: Look,
+        first: First,
         x: &[f32],
         head: &Dense,
         tops: &[Top<'_>],
-        bounds: &[Bound],
         out: &mut Rows,
     ) -> Option<u64> {
         let Selection { planes, queries, best, exact, .. } = self;
@@ -166,8 +166,8 @@ impl Selection {
             bytes += (found.len() * head.row_bytes()) as u64;
         }
 
-        let bound = bounds[..tops.len()].iter().fold(Bound::default(), |most, &bound| most.larger(bound));
-        let looks = Looks { isa, look, planes, queries, bound, bounds, floors, head, x };
+        let bound = first.bounds[..tops.len()].iter().fold(Bound::default(), |most, &bound| most.larger(bound));
+        let looks = Looks { isa, first, planes, queries, bound, floors, head, x };
         let (read, healthy) = (AtomicU64::new(0), AtomicBool::new(true));
         let grain = (head.rows() / (8 * cpu.threads())).max(GROUP);
         cpu.pool().columns(&mut [out], grain, |_, mut tile| {
@@ -196,17 +196,22 @@ impl Selection {
     }
 }
 
+/// How all logits were approximated.
+#[derive(Clone, Copy)]
+struct First {
+    look: Look,
+    /// Of every query, how far off its approximations may be.
+    bounds: [Bound; MAX_QUERIES],
+}
+
 /// Closer and closer looks at rows whose approximations reach the floor of some query.
 struct Looks<'a> {
     isa: Isa,
-    /// The first one.
-    look: Look,
+    first: First,
     planes: &'a Planes,
     queries: &'a [Query],
     /// Of all queries.
     bound: Bound,
-    /// Of every query, at least.
-    bounds: &'a [Bound],
     floors: [f64; MAX_QUERIES],
     head: &'a Dense,
     /// `[queries, cols]`
@@ -218,13 +223,13 @@ impl Looks<'_> {
     /// Returns the bytes read, and whether all logits are finite. What one look leaves is fetched for the next, by all queries
     /// together.
     fn group(&self, rows: Range<usize>, tile: &mut ColumnTile<'_>) -> (u64, bool) {
-        let Looks { planes, queries, bounds, head, .. } = self;
+        let Looks { first: First { look, bounds }, planes, queries, head, .. } = self;
         let facts = &planes.facts()[rows.clone()];
         let within = rows.start - tile.columns().start..rows.end - tile.columns().start;
         // Of every query, a bit for each row that reaches the floor. Sums of f32 are never rounded to below a float that they reach.
         let mut reaching = [0u64; MAX_QUERIES];
         let mut most = [0.0; GROUP];
-        most.iter_mut().zip(facts).for_each(|(most, facts)| *most = upper(self.bound.first(self.look, facts)));
+        most.iter_mut().zip(facts).for_each(|(most, facts)| *most = upper(self.bound.first(*look, facts)));
         for q in 0..queries.len() {
             let floor = (self.floors[q] as f32).next_down();
             let mut reaches = [0u8; GROUP];
@@ -239,7 +244,7 @@ impl Looks<'_> {
         let read = |bits: u64, bytes: usize| u64::from(bits.count_ones()) * bytes as u64;
 
         let mut bytes = 0;
-        if self.look == Look::Coarse {
+        if *look == Look::Coarse {
             let any = of_any(&reaching);
             bytes += read(any, planes.fine_row_bytes());
             each_bit(any, |i| arch::fetch(planes.fine(rows.start + i)));

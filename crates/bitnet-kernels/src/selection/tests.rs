@@ -60,11 +60,10 @@ fn the_bound_is_reached() {
                 logits[17]
             );
 
-            let bound = selection.queries[0].bound(look);
             for (part, kept) in [(1.0, true), (0.8, true), (0.6, false), (0.0, false)] {
-                let bound = Bound { error: bound.error * part, ..bound };
-                selection.approximate(&cpu, look, &head, &mut out);
-                selection.select(&cpu, look, &x, &head, &[top], &[bound], &mut out).expect("finite logits");
+                let mut first = selection.approximate(&cpu, look, &head, &mut out);
+                first.bounds[0].error *= part;
+                selection.select(&cpu, first, &x, &head, &[top], &mut out).expect("finite logits");
                 assert_eq!(
                     out.row(0)[17] > f32::NEG_INFINITY,
                     kept,
