@@ -1,5 +1,5 @@
-//! Sums of a coarse look at a head for several queries, on the matrix unit (AMX int8). A fine look is left to vectors, which make it
-//! at the speed of memory.
+//! Sums of a coarse look at a head for several queries, on the matrix unit (AMX int8). A fine look is left to vectors: half the products,
+//! nearly at the speed of memory.
 //!
 //! A query is two rows of int8, so eight queries are the sixteen columns of a tile.
 //!
