@@ -3,6 +3,7 @@
 use crate::console::Console;
 use bitnet::InferenceError;
 use bitnet::formats::FormatError;
+use bitnet::kernels::KernelError;
 use std::fmt;
 use std::io;
 use std::process::ExitCode;
@@ -57,7 +58,9 @@ pub(crate) fn report(error: &anyhow::Error, console: &Console) -> ExitCode {
         Some(InferenceError::Option { option: "prompt" | "text" | "model" | "question" | "continuation", .. }) => {
             ExitCode::from(ERROR)
         }
-        Some(InferenceError::Option { .. }) => ExitCode::from(WRONG_USAGE),
+        Some(InferenceError::Option { .. } | InferenceError::Kernel(KernelError::Isa { .. })) => {
+            ExitCode::from(WRONG_USAGE)
+        }
         _ => ExitCode::from(ERROR),
     }
 }

@@ -15,22 +15,22 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "ID=VALUE", value_parser = logit_bias, allow_hyphen_values = true)]
     logit_bias: Vec<(u32, f32)>,
     /// Divide the logits of tokens already seen by this; 1 = off
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     repetition_penalty: Option<f32>,
     /// Subtract this for every time a token was seen; 0 = off
-    #[arg(long, value_name = "X", allow_hyphen_values = true)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     frequency_penalty: Option<f32>,
     /// Subtract this if a token was seen at all; 0 = off
-    #[arg(long, value_name = "X", allow_hyphen_values = true)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     presence_penalty: Option<f32>,
     /// How many past tokens the penalties look at [default: all]
     #[arg(long, value_name = "N")]
     penalty_window: Option<usize>,
     /// DRY: penalise tokens that continue a repeated sequence; 0 = off
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     dry_multiplier: Option<f32>,
     /// DRY: growth of the penalty per repeated token
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     dry_base: Option<f32>,
     /// DRY: repeats up to this length are free
     #[arg(long, value_name = "N")]
@@ -39,22 +39,22 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
     /// Locally typical sampling; 1 = off
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     typical_p: Option<f32>,
     /// Keep the most probable tokens that make up P; 1 = all [default: 0.95]
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// Keep tokens at least P times as probable as the best; 0 = all
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f32>,
     /// XTC: chance per token to drop the most probable ones; 0 = off
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     xtc_probability: Option<f32>,
     /// XTC: tokens above this probability may be dropped
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     xtc_threshold: Option<f32>,
     /// Flatten (above 1) or sharpen (below 1) the choice; 0 = greedy [default: 0.8]
-    #[arg(long, visible_alias = "temp", value_name = "T")]
+    #[arg(long, visible_alias = "temp", value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Same seed, same text [default: a new one each time, shown with the statistics]
     #[arg(long, env = "BITNET_SEED", value_name = "S")]

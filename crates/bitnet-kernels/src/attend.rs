@@ -202,8 +202,10 @@ fn add_values<'a, L: Lanes, P: Page<'a>, const Q: usize, const W: usize>(
         first += LANES;
     }
     if first < channels.len() {
-        let mut acc: [[L::V; 1]; Q] =
-            std::array::from_fn(|h| [l.mul(l.load_part(&outs[h][first..channels.len()]), l.splat(weights[h].kept))]);
+        let mut acc = [[l.splat(0.0)]; Q];
+        for h in 0..Q {
+            acc[h][0] = l.mul(l.load_part(&outs[h][first..channels.len()]), l.splat(weights[h].kept));
+        }
         page.add(l, seen, (channels.start + first) / LANES, weights, &mut acc);
         for h in 0..Q {
             l.store_part(acc[h][0], &mut outs[h][first..channels.len()]);

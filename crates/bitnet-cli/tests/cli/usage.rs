@@ -1,6 +1,6 @@
 //! Wrong usage is status 2, errors are status 1, both say what is wrong.
 
-use crate::program::{Outcome, json, output, output_with};
+use crate::program::{Outcome, bitnet, json, output, output_with};
 
 #[test]
 fn wrong_usage_is_status_2_and_names_the_argument() {
@@ -32,6 +32,10 @@ fn wrong_usage_is_status_2_and_names_the_argument() {
 fn options_out_of_range_are_wrong_usage_too() {
     let notes = output(["run", "--top-p", "7", "hi"]).fails(2);
     assert!(notes.contains("top_p") || notes.contains("top-p"), "{notes}");
+    let notes = output(["run", "--temperature", "-1", "hi"]).fails(2);
+    assert!(notes.contains("temperature") && notes.contains("-1 is not"), "{notes}");
+    let notes = bitnet(["run", "hi"]).env("BITNET_ISA", "mmx").output().expect("the program starts").fails(2);
+    assert!(notes.contains("mmx") && notes.contains("scalar"), "{notes}");
 }
 
 #[test]

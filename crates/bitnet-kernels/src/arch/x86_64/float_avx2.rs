@@ -173,13 +173,20 @@ impl Lanes for Avx2 {
         unsafe {
             let low = _mm256_set1_epi16(0xff);
             let mut sums = [[[_mm256_setzero_si256(); 2]; W]; H];
-            let y = y.map(|codes| &codes[..y[0].len()]);
-            for g in 0..y[0].len() {
+            // No closures around instructions: they would not have the features, and may be called.
+            let len = y[0].len();
+            let mut codes: [&[[i8; 4]]; H] = [&[]; H];
+            for h in 0..H {
+                codes[h] = &y[h][..len];
+            }
+            for g in 0..len {
                 let x = &x[g * stride..][..W];
-                let y: [[__m256i; 2]; H] = std::array::from_fn(|h| {
-                    let y = _mm256_set1_epi32(i32::from_le_bytes(y[h][g].map(|y| y as u8)));
-                    [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(y)), _mm256_srai_epi16::<8>(y)]
-                });
+                let mut y = [[_mm256_setzero_si256(); 2]; H];
+                for h in 0..H {
+                    let [a, b, c, d] = codes[h][g];
+                    let four = _mm256_set1_epi32(i32::from_le_bytes([a as u8, b as u8, c as u8, d as u8]));
+                    y[h] = [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(four)), _mm256_srai_epi16::<8>(four)];
+                }
                 for w in 0..W {
                     for half in 0..2 {
                         let x = _mm256_loadu_si256(x[w].as_ptr().add(32 * half).cast());
@@ -192,11 +199,18 @@ impl Lanes for Avx2 {
                     }
                 }
             }
-            std::array::from_fn(|h| {
+            let mut out = [[Pair(_mm256_setzero_ps(), _mm256_setzero_ps()); W]; H];
+            for h in 0..H {
                 let offset = _mm256_set1_epi32(offset[h]);
-                let float = |sum| _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, offset));
-                std::array::from_fn(|w| Pair(float(sums[h][w][0]), float(sums[h][w][1])))
-            })
+                for w in 0..W {
+                    let [low, high] = sums[h][w];
+                    out[h][w] = Pair(
+                        _mm256_cvtepi32_ps(_mm256_sub_epi32(low, offset)),
+                        _mm256_cvtepi32_ps(_mm256_sub_epi32(high, offset)),
+                    );
+                }
+            }
+            out
         }
     }
 }

@@ -207,16 +207,17 @@ impl Lanes for Sse41 {
         y: [&[[i8; 4]]; H],
         offset: [i32; H],
     ) -> [[Quad; W]; H] {
-        // As with AVX2: even and odd bytes become 16-bit numbers.
-        let y = y.map(|codes| &codes[..y[0].len()]);
+        // As with AVX2: even and odd bytes become 16-bit numbers, and no closures around instructions.
+        let len = y[0].len();
         // SAFETY: the token exists, so the processor has the features; the loads read the 64 bytes of `x`.
         unsafe {
             let low = _mm_set1_epi16(0xff);
             let mut sums = [[[_mm_setzero_si128(); 4]; W]; H];
-            for g in 0..y[0].len() {
+            for g in 0..len {
                 let x = &x[g * stride..][..W];
                 for h in 0..H {
-                    let y = _mm_set1_epi32(i32::from_le_bytes(y[h][g].map(|y| y as u8)));
+                    let [a, b, c, d] = y[h][g];
+                    let y = _mm_set1_epi32(i32::from_le_bytes([a as u8, b as u8, c as u8, d as u8]));
                     let (even_y, odd_y) = (_mm_srai_epi16::<8>(_mm_slli_epi16::<8>(y)), _mm_srai_epi16::<8>(y));
                     for w in 0..W {
                         for i in 0..4 {
@@ -228,13 +229,16 @@ impl Lanes for Sse41 {
                     }
                 }
             }
-            std::array::from_fn(|h| {
+            let mut out = [[Quad([_mm_setzero_ps(); 4]); W]; H];
+            for h in 0..H {
                 let offset = _mm_set1_epi32(offset[h]);
-                std::array::from_fn(|w| {
-                    let sums = sums[h][w];
-                    quarters!(|i: usize| _mm_cvtepi32_ps(_mm_sub_epi32(sums[i], offset)))
-                })
-            })
+                for w in 0..W {
+                    for i in 0..4 {
+                        out[h][w].0[i] = _mm_cvtepi32_ps(_mm_sub_epi32(sums[h][w][i], offset));
+                    }
+                }
+            }
+            out
         }
     }
 }

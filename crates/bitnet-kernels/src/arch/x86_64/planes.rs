@@ -209,14 +209,18 @@ fn row<const FINE: bool, const Q: usize>(b: impl Bytes, row: CodeRow<'_>, querie
     for (block, halves) in row.halves.iter().enumerate() {
         // SAFETY: a prefetch may name any address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(halves.as_ptr().wrapping_add(PREFETCH).cast()) };
-        let codes = block_codes(b, |i| {
+        // No closures around instructions: they would not have the features, and may be called.
+        let mut codes = [b.zero(); BLOCK / 16];
+        for i in 0..BLOCK / width(b) {
             let at = i * width(b);
             // SAFETY: the load is inside of an array of 64 bytes.
             let halves = unsafe { b.load(halves.as_ptr().add(at % HALVES)) };
             let shifted = if at < HALVES { b.shift_left::<1>(halves) } else { b.shift_right::<3>(halves) };
-            let coarse = b.sub8(b.and(shifted, even), b.spread(&bits[block], i)); // less -1
-            if FINE { b.sub8(coarse, b.sub8(b.spread(&fine[block], i), coarse)) } else { coarse } // 2 coarse + 1
-        });
+            codes[i] = b.sub8(b.and(shifted, even), b.spread(&bits[block], i)); // less -1
+            if FINE {
+                codes[i] = b.sub8(codes[i], b.sub8(b.spread(&fine[block], i), codes[i])); // twice that, and 1
+            }
+        }
         for q in 0..Q {
             if FINE {
                 add_products::<_, 2>(b, &codes, &x[q].0[block], &mut sums[q][0]);
@@ -236,7 +240,10 @@ fn row<const FINE: bool, const Q: usize>(b: impl Bytes, row: CodeRow<'_>, querie
 pub(super) fn bit_sum<B: Bytes>(b: B, bits: &[u8], query: &Query) -> i32 {
     let mut sum = b.zero();
     for (bits, high) in bits.as_chunks::<BITS>().0.iter().zip(query.halves().0) {
-        let codes = block_codes(b, |i| b.and(b.spread(bits, i), b.splat(1)));
+        let mut codes = [b.zero(); BLOCK / 16];
+        for i in 0..BLOCK / B::WIDTH {
+            codes[i] = b.and(b.spread(bits, i), b.splat(1));
+        }
         add_products::<_, 4>(b, &codes, high, &mut sum);
     }
     b.sum(sum)
@@ -248,15 +255,6 @@ type Codes<B> = [<B as Bytes>::V; BLOCK / 16];
 #[inline(always)]
 fn width<B: Bytes>(_: B) -> usize {
     B::WIDTH
-}
-
-#[inline(always)]
-fn block_codes<B: Bytes>(b: B, code: impl Fn(usize) -> B::V) -> Codes<B> {
-    let mut codes = [b.zero(); BLOCK / 16];
-    for i in 0..BLOCK / B::WIDTH {
-        codes[i] = code(i);
-    }
-    codes
 }
 
 /// Adds the products of a block, `N` together: four add at most 4 · 2 · 31 · 128 = 31744 to a lane, which may have 16 bits, two of

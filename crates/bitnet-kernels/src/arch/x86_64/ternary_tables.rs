@@ -208,10 +208,13 @@ fn gather(x: &Quantized, tokens: Range<usize>, slab: usize, out: &mut [Columns; 
             *row = x.row(token).codes[slab * UNIT..(slab + 1) * UNIT].as_chunks().0;
         }
         for square in 0..UNIT / SQUARE {
-            let columns = transpose(rows.map(|row| {
+            // SAFETY: as below; every x86-64 processor has SSE2. No closure, which may become a call.
+            let mut columns = [unsafe { _mm_setzero_si128() }; SQUARE];
+            for (column, row) in columns.iter_mut().zip(rows) {
                 // SAFETY: the load is that of an array of 16 bytes.
-                unsafe { _mm_loadu_si128(row[square].as_ptr().cast()) }
-            }));
+                *column = unsafe { _mm_loadu_si128(row[square].as_ptr().cast()) };
+            }
+            let columns = transpose(columns);
             // A unit of activations has 64 columns of chunk 0, then those of chunk 1, and so on.
             let (chunk, first) = (square / (SLAB / SQUARE), square % (SLAB / SQUARE) * SQUARE);
             for (column, out) in columns.iter().zip(&mut out[first..first + SQUARE]) {
