@@ -280,8 +280,7 @@ fn add_square<L: Lanes>(l: L, squares: L::V, w: L::V, minus_step: L::V, code: L:
     l.fma(error, error, squares)
 }
 
-/// Steps that are tried: the whole range of the row, one that suits normally distributed weights (a little too large for 5 bits, a little
-/// too small for 7), and one in between.
+/// Steps that are tried: the whole range of the row, one that suits normally distributed weights, and one in between.
 const STEPS: usize = 3;
 
 impl Kernel for Encode<'_> {
@@ -315,7 +314,7 @@ impl Kernel for Encode<'_> {
         }
 
         let whole = max / 64.0;
-        let normal = (0.053 * (squares / cols as f32).sqrt()).min(whole);
+        let normal = (0.049 * (squares / cols as f32).sqrt()).min(whole);
         let steps: [f32; STEPS] = [normal, (normal * whole).sqrt(), whole];
         let mut errors = [l.splat(0.0); STEPS];
         for first in (0..cols).step_by(PANEL) {
