@@ -166,18 +166,17 @@ impl Softmax {
         let mut sums = [l.splat(0.0); Q];
         for h in 0..Q {
             let largest = l.splat(largest_lanes[h]);
-            let e = [exp(l, l.sub(s[h][0], largest)), exp(l, l.sub(s[h][1], largest))];
-            sums[h] = l.add(e[0], e[1]);
             for i in 0..PARTS {
-                l.store(e[i], &mut weights[h].p[i]);
+                s[h][i] = exp(l, l.sub(s[h][i], largest));
             }
+            sums[h] = l.add(s[h][0], s[h][1]);
         }
         let sum = l.add(l.mul(l.load(sum_lanes), l.load(&kept)), l.sum_of_each(&sums));
         l.store(sum, sum_lanes);
         for h in 0..Q {
             (weights[h].kept, weights[h].sum) = (kept[h], sum_lanes[h]);
-            page.weighed(l, seen[h], &mut weights[h]);
         }
+        page.weighed(l, seen, s, weights);
     }
 }
 
@@ -407,7 +406,7 @@ impl<'a, P: Page<'a>> PageStep<P> {
             seen[h] = self.seen[token];
         }
         let prepared: &[P::Query; Q] = state.queries[first..].first_chunk().expect("groups lie within two tokens");
-        let scores = self.page.scores(l, queries, prepared.each_ref(), scale, std::mem::take(next));
+        let scores = self.page.scores(l, queries, prepared, scale, std::mem::take(next));
         let weights = state.weights[first..].first_chunk_mut().expect("groups lie within two tokens");
         state.softmax.weigh::<L, P, Q>(l, first, self.page, &seen, scores, weights);
         Q

@@ -4,8 +4,7 @@ use crate::lanes::Lanes;
 
 /// `exp(x)` within 1 ulp: 0 below about −104, ∞ above about 88.7, gradual underflow, NaN stays NaN.
 ///
-/// `x = n ln 2 + r` with `ln 2` in two parts (Cody–Waite), `exp(r)` by the degree-6 polynomial of Cephes' `expf`, and
-/// `2^n` in two factors, so that neither leaves the normal range.
+/// `x = n ln 2 + r` with `ln 2` in two parts (Cody–Waite), and `exp(r)` by the degree-6 polynomial of Cephes' `expf`.
 #[inline(always)]
 pub(crate) fn exp<L: Lanes>(l: L, x: L::V) -> L::V {
     let c = |x: f32| l.splat(x);
@@ -23,8 +22,7 @@ pub(crate) fn exp<L: Lanes>(l: L, x: L::V) -> L::V {
     p = l.fma(p, r, c(0.5));
     p = l.fma(l.mul(p, r), r, r);
     p = l.add(p, c(1.0));
-    let half = l.sub(l.fma(n, c(0.5), c(12_582_912.0)), c(12_582_912.0));
-    l.mul(l.mul(p, l.pow2(half)), l.pow2(l.sub(n, half)))
+    l.times_pow2(p, n)
 }
 
 #[cfg(test)]

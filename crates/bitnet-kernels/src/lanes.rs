@@ -32,6 +32,15 @@ pub(crate) trait Lanes: Copy {
     /// Sixteen i8, the first in the lowest byte. (Byte arrays on the stack would be written in pieces and read as one,
     /// which stalls.)
     fn i8_lanes(self, x: u128) -> Self::V;
+    /// Writes the lowest byte of every lane's bits. (Left to itself the compiler takes them out one by one.)
+    #[inline(always)]
+    fn store_lowest_bytes(self, v: Self::V, out: &mut [i8; LANES]) {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        for j in 0..LANES {
+            out[j] = lanes[j].to_bits() as i8;
+        }
+    }
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`
@@ -48,6 +57,13 @@ pub(crate) trait Lanes: Copy {
     fn smaller(self, a: Self::V, b: Self::V) -> Self::V;
     /// `2^n` for whole `n` in `-126..=127`.
     fn pow2(self, n: Self::V) -> Self::V;
+    /// `v · 2^n`, rounded once, for whole `n` in `-252..=254`: in two factors, so that neither leaves the normal range.
+    #[inline(always)]
+    fn times_pow2(self, v: Self::V, n: Self::V) -> Self::V {
+        let whole = self.splat(12_582_912.0); // 1.5 · 2^23: adding it rounds to a whole number
+        let half = self.sub(self.fma(n, self.splat(0.5), whole), whole);
+        self.mul(self.mul(v, self.pow2(half)), self.pow2(self.sub(n, half)))
+    }
     /// Sum of the lanes: lane `j` takes lane `j + 8`, then `j + 4`, `j + 2`, `j + 1`.
     fn sum(self, v: Self::V) -> f32;
     /// Largest lane, by [`larger`](Self::larger) in the tree of [`sum`](Self::sum).
@@ -327,6 +343,12 @@ mod tests {
                 out.extend(lanes);
                 l.store(l.i8_lanes(u128::from_le_bytes(bytes[..LANES].try_into().unwrap())), &mut lanes);
                 out.extend(lanes);
+                let mut lowest = [0; LANES];
+                l.store_lowest_bytes(
+                    l.load(&std::array::from_fn(|j| f32::from_bits(first as u32 * 7919 + j as u32))),
+                    &mut lowest,
+                );
+                out.extend(lowest.map(f32::from));
             }
             for n in -126..=127 {
                 l.store(l.pow2(l.splat(n as f32)), &mut lanes);
@@ -343,7 +365,8 @@ mod tests {
             let values = first..=first + (LANES as u16 - 1);
             want.extend(values.clone().map(|x| f16::from_bits(x).to_f32()));
             want.extend(values.clone().map(|x| bf16::from_bits(x).to_f32()));
-            want.extend(values.take(LANES / 2).flat_map(u16::to_le_bytes).map(|x| f32::from(x as i8)));
+            want.extend(values.clone().take(LANES / 2).flat_map(u16::to_le_bytes).map(|x| f32::from(x as i8)));
+            want.extend((0..LANES as u32).map(|j| f32::from((u32::from(first) * 7919 + j) as i8)));
         }
         want.extend((-126..=127).flat_map(|n| [2f64.powi(n) as f32; LANES]));
         for isa in Isa::available() {

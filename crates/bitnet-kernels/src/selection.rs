@@ -279,8 +279,10 @@ impl Looks<'_> {
             let logits = &mut tile.row(q)[within.clone()];
             logits.fill(f32::NEG_INFINITY);
             each_bit(reaching[q], |i| {
-                logits[i] = dot(self.isa, head, rows.start + i, x);
-                finite &= logits[i].is_finite();
+                let logit = dot(self.isa, head, rows.start + i, x);
+                finite &= logit.is_finite();
+                // Whoever chooses then has fewer to look at.
+                logits[i] = if f64::from(logit) < self.floors[q] { f32::NEG_INFINITY } else { logit };
             });
         }
         (bytes, finite)

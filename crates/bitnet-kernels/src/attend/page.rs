@@ -78,13 +78,19 @@ pub(super) trait Page<'a>: Copy {
         self,
         l: L,
         q: [&[f32]; Q],
-        queries: [&Self::Query; Q],
+        queries: &[Self::Query; Q],
         scale: f32,
         next: &[u8],
     ) -> [[L::V; PARTS]; Q];
 
-    /// Takes the weights of seen positions, before values are added.
-    fn weighed<L: Lanes>(self, l: L, seen: Seen, weights: &mut Weights);
+    /// Takes the weights `exp(score - largest)` of `Q` query heads, before values are added.
+    fn weighed<L: Lanes, const Q: usize>(
+        self,
+        l: L,
+        seen: &[Seen; Q],
+        p: [[L::V; PARTS]; Q],
+        weights: &mut [Weights; Q],
+    );
 
     /// Fetches part `part` of `parts` of the keys, and the scales with the first.
     fn fetch_keys<L: Lanes>(self, l: L, part: usize, parts: usize);
@@ -176,7 +182,7 @@ impl<'a, F: Float> Page<'a> for Floats<'a, F> {
         self,
         l: L,
         q: [&[f32]; Q],
-        _: [&(); Q],
+        _: &[(); Q],
         scale: f32,
         next: &[u8],
     ) -> [[L::V; PARTS]; Q] {
@@ -192,7 +198,13 @@ impl<'a, F: Float> Page<'a> for Floats<'a, F> {
     }
 
     #[inline(always)]
-    fn weighed<L: Lanes>(self, _: L, _: Seen, _: &mut Weights) {}
+    fn weighed<L: Lanes, const Q: usize>(self, l: L, _: &[Seen; Q], p: [[L::V; PARTS]; Q], weights: &mut [Weights; Q]) {
+        for h in 0..Q {
+            for i in 0..PARTS {
+                l.store(p[h][i], &mut weights[h].p[i]);
+            }
+        }
+    }
 
     #[inline(always)]
     fn fetch_keys<L: Lanes>(self, l: L, part: usize, parts: usize) {
@@ -271,7 +283,10 @@ impl<F: Float> Floats<'_, F> {
     ) -> [[L::V; PARTS]; Q] {
         let (keys, _) = self.keys.as_chunks::<PARTS>();
         let channels = q[0].len();
-        let (q, keys) = (q.map(|q| &q[..channels]), &keys[..channels]);
+        let (mut q, keys) = (q, &keys[..channels]);
+        for q in &mut q {
+            *q = &q[..channels];
+        }
         let (next, _) = next.as_chunks::<64>();
         let lines = next.len().div_ceil(channels);
         let mut acc = [[l.splat(0.0); PARTS]; Q];
@@ -279,12 +294,19 @@ impl<F: Float> Floats<'_, F> {
         let (blocks, rest) = keys.as_chunks::<LANES>();
         for (block, keys) in blocks.iter().enumerate() {
             let first = block * LANES;
-            let q: [&[f32; LANES]; Q] = q.map(|q| &q.as_chunks().0[block]);
+            let mut of_block = [&[0.0; LANES]; Q];
+            for h in 0..Q {
+                of_block[h] = &q[h].as_chunks().0[block];
+            }
             for c in 0..LANES {
                 if FETCH {
                     fetch(l, next, (first + c) * lines, lines);
                 }
-                Self::add_channel(l, &keys[c], &q.map(|q| q[c]), &mut acc);
+                let mut of_channel = [0.0; Q];
+                for h in 0..Q {
+                    of_channel[h] = of_block[h][c];
+                }
+                Self::add_channel(l, &keys[c], &of_channel, &mut acc);
             }
         }
         let first = blocks.len() * LANES;
@@ -292,7 +314,11 @@ impl<F: Float> Floats<'_, F> {
             if FETCH {
                 fetch(l, next, (first + c) * lines, lines);
             }
-            Self::add_channel(l, key, &q.map(|q| q[first + c]), &mut acc);
+            let mut of_channel = [0.0; Q];
+            for h in 0..Q {
+                of_channel[h] = q[h][first + c];
+            }
+            Self::add_channel(l, key, &of_channel, &mut acc);
         }
         acc
     }
@@ -385,15 +411,18 @@ impl<'a> Page<'a> for Codes<'a> {
         self,
         l: L,
         _: [&[f32]; Q],
-        queries: [&QuantizedQuery; Q],
+        queries: &[QuantizedQuery; Q],
         scale: f32,
         next: &[u8],
     ) -> [[L::V; PARTS]; Q] {
         for line in next.as_chunks::<64>().0 {
             l.prefetch(line);
         }
-        let codes = queries.map(|query| &query.codes[..query.len]);
-        let mut acc = l.byte_products::<Q, PARTS>(self.keys, PARTS, codes, queries.map(|q| q.offset));
+        let (mut codes, mut offsets): ([&[[i8; 4]]; Q], _) = ([&[]; Q], [0; Q]);
+        for h in 0..Q {
+            (codes[h], offsets[h]) = (&queries[h].codes[..queries[h].len], queries[h].offset);
+        }
+        let mut acc = l.byte_products::<Q, PARTS>(self.keys, PARTS, codes, offsets);
         for i in 0..PARTS {
             let keys = l.load_f32(&self.scales[i]);
             for h in 0..Q {
@@ -405,27 +434,55 @@ impl<'a> Page<'a> for Codes<'a> {
 
     /// `code = round_half_even(p · value scale / step)` with `step = largest / 127`.
     #[inline(always)]
-    fn weighed<L: Lanes>(self, l: L, seen: Seen, weights: &mut Weights) {
-        let mut w = [[0.0; LANES]; PARTS];
-        for i in 0..PARTS {
-            l.store(l.mul(l.load(&weights.p[i]), l.load_f32(&self.scales[PARTS + i])), &mut w[i]);
-        }
-        seen.mask(&mut w, 0.0);
-        let v: [L::V; PARTS] = [l.load(&w[0]), l.load(&w[1])];
-        let largest = l.largest(l.larger(v[0], v[1]));
-        let factor = if largest > 0.0 { (127.0 / largest).min(f32::MAX) } else { 0.0 };
-        for i in 0..PARTS {
-            l.store(l.fma(v[i], l.splat(factor), l.splat(ROUND)), &mut w[i]);
-        }
-        for (codes, w) in weights.codes.as_chunks_mut::<LANES>().0.iter_mut().zip(&w) {
-            for j in 0..LANES {
-                codes[j] = w[j].to_bits() as i8;
+    fn weighed<L: Lanes, const Q: usize>(
+        self,
+        l: L,
+        seen: &[Seen; Q],
+        p: [[L::V; PARTS]; Q],
+        weights: &mut [Weights; Q],
+    ) {
+        let zero = l.splat(0.0);
+        let (mut v, mut largest, mut broken) = (p, [zero; Q], [zero; Q]);
+        for h in 0..Q {
+            for i in 0..PARTS {
+                v[h][i] = l.mul(v[h][i], l.load_f32(&self.scales[PARTS + i]));
             }
+            if !seen[h].is_whole() {
+                let w = &mut weights[h].p;
+                (0..PARTS).for_each(|i| l.store(v[h][i], &mut w[i]));
+                seen[h].mask(w, 0.0);
+                v[h] = [l.load(&w[0]), l.load(&w[1])];
+            }
+            largest[h] = l.larger(v[h][0], v[h][1]);
+            // 0 · w is zero unless w is infinite or NaN, which must not vanish.
+            broken[h] = l.mul(l.add(v[h][0], v[h][1]), zero);
         }
-        weights.offset = offset(weights.codes.as_chunks().0);
-        // 0 · w is zero unless w is infinite or NaN, which must not vanish.
-        let broken = l.sum(l.mul(l.add(v[0], v[1]), l.splat(0.0)));
-        weights.step = largest / 127.0 + broken;
+        // From here on a lane is a head, as far as there are so many.
+        let (mut tops, mut factors, mut steps) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+        let largest = l.largest_of_each(&largest);
+        l.store(largest, &mut tops);
+        l.store(l.smaller(l.div(l.splat(127.0), largest), l.splat(f32::MAX)), &mut factors);
+        l.store(l.add(l.div(largest, l.splat(127.0)), l.sum_of_each(&broken)), &mut steps);
+        for i in 0..LANES {
+            factors[i] = if tops[i] > 0.0 { factors[i] } else { 0.0 };
+        }
+        let mut sums = [zero; Q];
+        for h in 0..Q {
+            let codes = weights[h].codes.as_chunks_mut().0;
+            for i in 0..PARTS {
+                v[h][i] = l.fma(v[h][i], l.splat(factors[h]), l.splat(ROUND));
+                l.store_lowest_bytes(v[h][i], &mut codes[i]);
+            }
+            sums[h] = l.add(l.sub(v[h][0], l.splat(ROUND)), l.sub(v[h][1], l.splat(ROUND)));
+        }
+        let (mut sum_lanes, mut offsets) = ([0.0; LANES], [0; LANES]);
+        l.store(l.sum_of_each(&sums), &mut sum_lanes); // of whole numbers, exact
+        for i in 0..LANES {
+            offsets[i] = (128.0 * sum_lanes[i]) as i32;
+        }
+        for h in 0..Q {
+            (weights[h].step, weights[h].offset) = (steps[h], offsets[h]);
+        }
     }
 
     #[inline(always)]

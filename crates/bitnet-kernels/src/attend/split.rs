@@ -220,7 +220,7 @@ impl<'a, P: Page<'a>> Score<'a, '_, P> {
         for (page, weights) in pages.clone().zip(weights) {
             token.fetch(page, &pages, |page, part| token.page::<P>(page, self.kv_head).0.fetch_keys(l, part, STREAMS));
             let (keys, _): (P, _) = token.page(page, self.kv_head);
-            let scores = keys.scores(l, q, queries.each_ref(), self.step.scale, &[]);
+            let scores = keys.scores(l, q, &queries, self.step.scale, &[]);
             for (weights, scores) in weights[head..].iter_mut().zip(scores) {
                 for (p, score) in weights.p.iter_mut().zip(scores) {
                     l.store(score, p);

@@ -105,6 +105,16 @@ impl Lanes for Neon {
         each!(|i| vreinterpretq_f32_u8(vld1q_u8(x.as_ptr().add(16 * i))))
     }
     #[inline(always)]
+    fn store_lowest_bytes(self, v: Quad, out: &mut [i8; LANES]) {
+        // SAFETY: the token exists, so the processor has NEON; `out` is writable for sixteen bytes.
+        unsafe {
+            let [a, b, c, d] = v.0;
+            let low = vmovn_high_u32(vmovn_u32(vreinterpretq_u32_f32(a)), vreinterpretq_u32_f32(b));
+            let high = vmovn_high_u32(vmovn_u32(vreinterpretq_u32_f32(c)), vreinterpretq_u32_f32(d));
+            vst1q_u8(out.as_mut_ptr().cast(), vmovn_high_u16(vmovn_u16(low), high));
+        }
+    }
+    #[inline(always)]
     fn load_f16(self, x: &[u8; 2 * LANES]) -> Quad {
         each!(|i| vcvt_f32_f16(vreinterpret_f16_u16(load_u16(x, i))))
     }

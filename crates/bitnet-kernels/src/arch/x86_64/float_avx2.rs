@@ -94,6 +94,19 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    fn store_lowest_bytes(self, v: Pair, out: &mut [i8; LANES]) {
+        // SAFETY: `out` is writable for sixteen bytes.
+        unsafe {
+            let mask = _mm256_set1_epi32(0xff);
+            let low = _mm256_and_si256(_mm256_castps_si256(v.0), mask);
+            let high = _mm256_and_si256(_mm256_castps_si256(v.1), mask);
+            let words = _mm256_packus_epi32(low, high); // lanes 0..4, 8..12 | 4..8, 12..16
+            let bytes = _mm256_packus_epi16(words, words);
+            let bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm256_castsi256_si128(bytes));
+        }
+    }
+    #[inline(always)]
     fn load_f16(self, x: &[u8; 2 * LANES]) -> Pair {
         // SAFETY: `x` is readable for 32 bytes; the loads need no alignment.
         unsafe {

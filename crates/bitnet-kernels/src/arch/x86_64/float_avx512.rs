@@ -79,6 +79,11 @@ impl Lanes for Avx512 {
         unsafe { Zmm(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_set_epi64x((x >> 64) as i64, x as i64)))) }
     }
     #[inline(always)]
+    fn store_lowest_bytes(self, v: Zmm, out: &mut [i8; LANES]) {
+        // SAFETY: `out` is writable for sixteen bytes.
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_castps_si512(v.0))) }
+    }
+    #[inline(always)]
     fn load_f16(self, x: &[u8; 2 * LANES]) -> Zmm {
         // SAFETY: `x` is readable for 32 bytes; the load needs no alignment.
         unsafe { Zmm(_mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast()))) }
@@ -125,6 +130,11 @@ impl Lanes for Avx512 {
         unsafe { Zmm(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(k.0)))) }
     }
     #[inline(always)]
+    fn times_pow2(self, v: Zmm, n: Zmm) -> Zmm {
+        // SAFETY: see `splat`.
+        unsafe { Zmm(_mm512_scalef_ps(v.0, n.0)) }
+    }
+    #[inline(always)]
     fn sum(self, v: Zmm) -> f32 {
         // SAFETY: see `splat`.
         unsafe {
@@ -165,23 +175,26 @@ impl Lanes for Avx512 {
     ) -> [[Zmm; W]; H] {
         // SAFETY: see `splat`; the load reads the 64 bytes of `x`.
         unsafe {
+            // Loops, because a closure in a large function may stay a call.
             let mut sums = [[_mm512_setzero_si512(); W]; H];
-            let y = y.map(|codes| &codes[..y[0].len()]);
+            let mut codes: [&[[i8; 4]]; H] = [&[]; H];
+            for h in 0..H {
+                sums[h] = [_mm512_set1_epi32(-offset[h]); W];
+                codes[h] = &y[h][..y[0].len()];
+            }
             for g in 0..y[0].len() {
                 let x = &x[g * stride..][..W];
                 for h in 0..H {
-                    let y = _mm512_set1_epi32(bytemuck::cast(y[h][g]));
+                    let y = _mm512_set1_epi32(bytemuck::cast(codes[h][g]));
                     for w in 0..W {
                         sums[h][w] = _mm512_dpbusd_epi32(sums[h][w], _mm512_loadu_si512(x[w].as_ptr().cast()), y);
                     }
                 }
             }
-            // Loops, because a closure in a large function may stay a call.
             let mut out = [[Zmm(_mm512_setzero_ps()); W]; H];
             for h in 0..H {
-                let offset = _mm512_set1_epi32(offset[h]);
                 for w in 0..W {
-                    out[h][w] = Zmm(_mm512_cvtepi32_ps(_mm512_sub_epi32(sums[h][w], offset)));
+                    out[h][w] = Zmm(_mm512_cvtepi32_ps(sums[h][w]));
                 }
             }
             out

@@ -143,6 +143,18 @@ impl Lanes for Sse41 {
         quarters!(|i: usize| _mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_cvtsi32_si128((x >> (32 * i)) as i32))))
     }
     #[inline(always)]
+    fn store_lowest_bytes(self, v: Quad, out: &mut [i8; LANES]) {
+        // SAFETY: the token exists, so the processor has the features; `out` is writable for sixteen bytes.
+        unsafe {
+            let mut bytes = [_mm_set1_epi32(0xff); 4];
+            for i in 0..4 {
+                bytes[i] = _mm_and_si128(_mm_castps_si128(v.0[i]), bytes[i]);
+            }
+            let words = [_mm_packus_epi32(bytes[0], bytes[1]), _mm_packus_epi32(bytes[2], bytes[3])];
+            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm_packus_epi16(words[0], words[1]));
+        }
+    }
+    #[inline(always)]
     fn load_f16(self, x: &[u8; 2 * LANES]) -> Quad {
         quarters!(|i: usize| {
             let bits = _mm_cvtepu16_epi32(_mm_loadl_epi64(x.as_ptr().add(8 * i).cast()));
