@@ -15,6 +15,8 @@ mod numbers;
 mod perf_track;
 mod sampling_args;
 #[cfg(feature = "serve")]
+mod served_model;
+#[cfg(feature = "serve")]
 mod service_args;
 mod text_input;
 

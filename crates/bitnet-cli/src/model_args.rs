@@ -70,11 +70,21 @@ impl DraftArgs {
     }
 }
 
-/// Everything needed to run a model.
+/// A model's files, and how they are read.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct ModelArgs {
+pub(crate) struct ModelFiles {
     #[command(flatten)]
     pub(crate) path: ModelPath,
+    /// LoRA side-car to compute beside the weights: a directory with adapter_model.safetensors and adapter_config.json
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub(crate) lora: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+/// How much is computed at a time, and with what.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ComputeArgs {
     /// Context length in tokens [default: the model's, at most 4096]
     #[arg(long, short, value_name = "N", value_parser = positive, help_heading = "Model")]
     pub(crate) context: Option<usize>,
@@ -84,13 +94,17 @@ pub(crate) struct ModelArgs {
     /// Use at most this instruction set (see `bitnet doctor`) [default: BITNET_ISA, or the best]
     #[arg(long, value_name = "TIER", help_heading = "Model")]
     pub(crate) isa: Option<Isa>,
-    /// LoRA side-car to compute beside the weights: a directory with adapter_model.safetensors and adapter_config.json
-    #[arg(long, value_name = "PATH", help_heading = "Model")]
-    pub(crate) lora: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) kv: KvArgs,
+}
+
+/// Everything needed to run a model.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ModelArgs {
     #[command(flatten)]
-    pub(crate) load: LoadArgs,
+    pub(crate) files: ModelFiles,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -241,27 +255,46 @@ impl ModelPath {
     }
 }
 
-impl ModelArgs {
-    pub(crate) fn options(&self) -> EngineOptions {
+impl ModelFiles {
+    /// For reading the weights.
+    pub(crate) fn load_options(&self) -> LoadOptions {
+        LoadOptions { lora: self.lora.clone(), ..self.load.options() }
+    }
+
+    /// Opens the model file.
+    pub(crate) fn checkpoint(&self, console: &Console) -> anyhow::Result<Checkpoint> {
+        self.path.checkpoint(&self.load, console)
+    }
+}
+
+impl ComputeArgs {
+    /// The options of an engine for these files.
+    pub(crate) fn options(&self, files: &ModelFiles) -> EngineOptions {
         EngineOptions {
             context: self.context,
             kv_format: self.kv.format,
             threads: self.threads,
             isa: self.isa.map(|isa| isa.to_string()),
-            tokenizer: self.path.tokenizer.clone(),
-            load: LoadOptions { lora: self.lora.clone(), ..self.load.options() },
+            tokenizer: files.path.tokenizer.clone(),
+            load: files.load_options(),
             ..EngineOptions::default()
         }
+    }
+}
+
+impl ModelArgs {
+    pub(crate) fn options(&self) -> EngineOptions {
+        self.compute.options(&self.files)
     }
 
     /// Loads the model.
     pub(crate) fn engine(&self, console: &Console) -> anyhow::Result<Engine> {
-        load_engine(&self.path, &self.load, self.options(), console)
+        load_engine(&self.files.path, &self.files.load, self.options(), console)
     }
 
     /// Loads the model and its draft model.
     pub(crate) fn engine_with(&self, draft: &DraftArgs, console: &Console) -> anyhow::Result<Engine> {
-        load_engine(&self.path, &self.load, draft.beside(self.options()), console)
+        load_engine(&self.files.path, &self.files.load, draft.beside(self.options()), console)
     }
 }
 

@@ -54,7 +54,7 @@ pub(crate) fn run(args: &EvalArgs, console: &Console) -> anyhow::Result<()> {
         reports.push(json!({ "set": path.display().to_string(), "result": report }));
     }
     if args.json {
-        writeln!(out, "{}", json!({ "model": args.model.path.name(), "sets": reports }))?;
+        writeln!(out, "{}", json!({ "model": args.model.files.path.name(), "sets": reports }))?;
         out.flush()?;
     }
     Ok(())

@@ -59,7 +59,7 @@ pub(crate) fn run(args: &PerplexityArgs, console: &Console) -> anyhow::Result<()
     let mut out = io::stdout().lock();
     if args.json {
         let report = json!({
-            "model": args.model.path.name(),
+            "model": args.model.files.path.name(),
             "file": args.file.display().to_string(),
             "context": windows.context,
             "stride": windows.stride,

@@ -99,7 +99,7 @@ fn report(
     seed: u64,
 ) -> serde_json::Value {
     let mut report = json!({
-        "model": args.model.path.name(),
+        "model": args.model.files.path.name(),
         "text": events.iter().map(|e| e.text.as_str()).collect::<String>(),
         "ids": events.iter().map(|e| e.id).collect::<Vec<_>>(),
         "finish_reason": reason.map_or("interrupted", reason_name),

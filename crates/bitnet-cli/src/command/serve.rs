@@ -2,7 +2,8 @@
 
 use crate::console::Console;
 use crate::model_args::positive;
-use crate::service_args::{Also, ServiceArgs};
+use crate::served_model::ServedModel;
+use crate::service_args::ServiceArgs;
 use crate::{machine, numbers};
 use anyhow::Context;
 use bitnet_server::{NamedModel, Server, ServerOptions, Tls};
@@ -15,9 +16,10 @@ use std::time::Duration;
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) service: ServiceArgs,
-    /// Another model to serve beside the first (repeatable); with several, requests name theirs and it is opened then
+    /// Another model to serve beside the first (repeatable); with several, requests name theirs and it is opened then.
+    /// With options of its own: '{ model = "PATH", template = "FILE" }'
     #[arg(long, value_name = "[NAME=]PATH", help_heading = "Model")]
-    pub(crate) also: Vec<Also>,
+    pub(crate) also: Vec<ServedModel>,
     /// Memory that open models may take together, for example 6GiB [default: what the machine has available at start]
     #[arg(long, value_name = "SIZE", value_parser = numbers::size, help_heading = "Model")]
     pub(crate) memory_budget: Option<u64>,
@@ -80,7 +82,7 @@ pub(crate) fn run(args: &ServeArgs, console: &Console) -> anyhow::Result<()> {
         drain_limit: Duration::from_secs(args.drain_limit.into()),
         #[cfg(feature = "otel")]
         telemetry: bitnet_server::Telemetry::from_env()?,
-        ..ServerOptions::new(args.service.name())
+        ..ServerOptions::new(args.service.served.name())
     };
     let open = options.api_keys.is_empty();
     let address = (args.host.as_str(), args.port);
@@ -89,7 +91,7 @@ pub(crate) fn run(args: &ServeArgs, console: &Console) -> anyhow::Result<()> {
             let engine = args.service.engine(console)?;
             let template = args.service.template(&engine, console)?;
             let server = Server::bind(engine.into(), address, ServerOptions { template, ..options })?;
-            (server, format!("{:?}", args.service.name()))
+            (server, format!("{:?}", args.service.served.name()))
         }
         (others, budget) => {
             let budget = budget.or(machine::memory().1);

@@ -58,13 +58,21 @@ fn table(path: &Path) -> Result<Table, String> {
     text.parse().map_err(|error: toml::de::Error| error.to_string())
 }
 
-/// A value as it would stand on the command line.
-fn values(value: &Value) -> Option<Vec<&'static str>> {
+/// A value as it would stand on the command line: several times if it is a list.
+pub(crate) fn values(value: &Value) -> Option<Vec<&'static str>> {
     match value {
         Value::String(text) => Some(vec![kept(text.clone())]),
         Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => Some(vec![kept(value.to_string())]),
-        Value::Array(list) => list.iter().map(values).collect::<Option<Vec<_>>>().map(|all| all.concat()),
+        Value::Array(list) => list.iter().map(element).collect::<Option<Vec<_>>>().map(|all| all.concat()),
         Value::Table(_) | Value::Datetime(_) => None,
+    }
+}
+
+/// An element of a list, as it would stand on the command line: a table stays one, for the option to read.
+fn element(value: &Value) -> Option<Vec<&'static str>> {
+    match value {
+        Value::Table(table) => Some(vec![kept(Value::Table(table.clone()).to_string())]),
+        value => values(value),
     }
 }
 
@@ -76,6 +84,7 @@ fn kept(text: String) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::served_model::ServedModel;
 
     fn serve(text: &str, more: &[&str]) -> Result<super::super::serve::ServeArgs, String> {
         let folder = tempfile::tempdir().expect("a folder");
@@ -95,7 +104,7 @@ mod tests {
         let args = serve(file, &["--port", "9001"]).expect("good");
         assert_eq!((args.port, args.rate_limit, args.queue), (9001, Some(30), 64));
         assert_eq!(args.cors_origin, ["https://a.example", "https://b.example"]);
-        assert_eq!(args.service.name(), "m");
+        assert_eq!(args.service.served.name(), "m");
         assert_eq!((args.tls_cert, args.tls_key), (Some("c.pem".into()), None));
         let args = serve(file, &["--cors-origin", "*"]).expect("good");
         assert_eq!((args.port, args.cors_origin), (9000, vec!["*".to_owned()]));
@@ -109,6 +118,10 @@ mod tests {
             ("port = { a = 1 }", "port must be"),
             ("port = 70000", "70000"),
             ("port", "serve.toml"),
+            ("[[also]]\nname = \"a\"", "needs `model`"),
+            ("[[also]]\nmodel = \"a\"\nport = 1", "no option port; it has model, tokenizer"),
+            ("[[also]]\nmodel = \"a\"\ndraft-tokens = 0", "must be at least 1"),
+            ("[[also]]\nmodel = \"a\"\nlora = { a = 1 }", "lora must be"),
         ] {
             let error = serve(text, &[]).expect_err(text);
             assert!(error.contains(reason), "{text}: {error}");
@@ -118,9 +131,30 @@ mod tests {
     }
 
     #[test]
+    fn models_may_stand_in_the_file_with_options_of_their_own() {
+        let file = "model = \"big.gguf\"\ntemplate = \"big.jinja\"\n[[also]]\nmodel = \"small.gguf\"\nname = \"s\"\n\
+                    template = \"small.jinja\"\nlora = \"side car\"\ndraft-tokens = 3\n[[also]]\nmodel = \"x.gguf\"\n";
+        let args = serve(file, &[]).expect("good");
+        assert_eq!(
+            (args.service.served.name(), args.service.served.template),
+            ("big".into(), Some("big.jinja".into()))
+        );
+        let [small, other] = &args.also[..] else { panic!("two, not {}", args.also.len()) };
+        assert_eq!(
+            (small.name(), &small.template, &small.files.lora),
+            ("s".into(), &Some("small.jinja".into()), &Some("side car".into()))
+        );
+        assert_eq!(small.files.path.model, Some("small.gguf".into()));
+        assert_eq!(small.draft.beside(bitnet::EngineOptions::default()).draft_tokens, Some(3));
+        assert_eq!((other.name(), &other.template, &other.files.lora), ("x".into(), &None, &None));
+        let args = serve(file, &["--also", "y=z.gguf"]).expect("good");
+        assert_eq!(args.also.iter().map(ServedModel::name).collect::<Vec<_>>(), ["y"]);
+    }
+
+    #[test]
     fn the_draft_model_may_stand_in_the_file() {
         let args = serve("draft = \"small.gguf\"\ndraft-tokens = 3\n", &["--draft-tokens", "4"]).expect("good");
-        let options = args.service.draft.beside(bitnet::EngineOptions::default());
+        let options = args.service.served.draft.beside(bitnet::EngineOptions::default());
         assert_eq!((options.draft, options.draft_tokens), (Some("small.gguf".into()), Some(4)));
     }
 

@@ -46,8 +46,8 @@ pub(crate) fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<()> {
     if let Some(path) = &args.check {
         return receipt::check(path, &args.model, args.json, console);
     }
-    let checkpoint = args.model.path.checkpoint(&args.model.load, console)?;
-    let files = hash_files(args.model.path.model.as_deref(), console)?;
+    let checkpoint = args.model.files.checkpoint(console)?;
+    let files = hash_files(args.model.files.path.model.as_deref(), console)?;
     let known = catalogue::of(&checkpoint);
     let published = known.and_then(|entry| {
         entry.sha256.iter().find(|(_, digest)| files.iter().any(|f| f.sha256 == *digest)).map(|(name, _)| *name)
@@ -63,7 +63,7 @@ pub(crate) fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<()> {
     let fingerprint = match &receipt {
         Some(receipt) => Some(receipt.fingerprint.clone()),
         None if scan.failures.is_empty() => {
-            Some(engine_of(&checkpoint, &args.model.path, args.model.options(), console)?.fingerprint()?)
+            Some(engine_of(&checkpoint, &args.model.files.path, args.model.options(), console)?.fingerprint()?)
         }
         None => None,
     };
@@ -72,7 +72,7 @@ pub(crate) fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     if args.json {
         let report = json!({
-            "model": args.model.path.name(),
+            "model": args.model.files.path.name(),
             "ok": ok,
             "files": files,
             "shape_of": known.map(|entry| entry.name),
@@ -118,7 +118,7 @@ pub(crate) fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<()> {
     }
     out.flush()?;
     if !ok {
-        bail!("{} did not pass", args.model.path.name());
+        bail!("{} did not pass", args.model.files.path.name());
     }
     if let (Some(path), Some(receipt)) = (&args.receipt, &receipt) {
         receipt.write(path)?;

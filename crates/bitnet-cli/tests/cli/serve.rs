@@ -181,13 +181,22 @@ fn several_models_by_name() {
     let missing = output(["serve", "--port", "0", "--also", "x=/no/such/file.gguf"]).fails(1);
     assert!(missing.contains("/no/such/file.gguf"), "{missing}");
 
-    let served = Served::start(&["--model", &first, "--also", &second, "--memory-budget", "1 GiB"]);
-    for name in ["first", "other"] {
-        let body = format!(r#"{{"model": "{name}", "input": "Once", "content": "Once"}}"#);
+    let template = folder.path().join("brief.jinja");
+    std::fs::write(&template, "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}").expect("written");
+    let third = format!("{{ model = {first:?}, name = \"third\", template = {template:?} }}");
+    let all = ["--model", &first, "--also", &second, "--also", &third, "--memory-budget", "1 GiB"];
+    let served = Served::start(&all);
+    let post = |path: &str, body: &str| {
         let mut stream = TcpStream::connect(&served.address).expect("a connection");
         let (address, length) = (&served.address, body.len());
-        let head = format!("POST /v1/embeddings HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+        let head = format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
         write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}").expect("written");
-        assert_eq!(receive(stream)["model"], name);
+        receive(stream)
+    };
+    for name in ["first", "other", "third"] {
+        let body = format!(r#"{{"model": "{name}", "input": "Once", "content": "Once"}}"#);
+        assert_eq!(post("/v1/embeddings", &body)["model"], name);
     }
+    let chat = r#"{"model": "third", "messages": [{"role": "user", "content": "Hi"}]}"#;
+    assert_eq!(post("/apply-template", chat)["prompt"], "<user>Hi");
 }

@@ -97,7 +97,7 @@ pub(crate) fn run(args: &BatchArgs, console: &Console) -> anyhow::Result<()> {
         queue: usize::MAX >> 1, // the threads below are the limit
         max_body: usize::MAX,
         time_limit: TIME_LIMIT,
-        ..ServerOptions::new(args.service.name())
+        ..ServerOptions::new(args.service.served.name())
     };
     let defaults = args.defaults();
     let before = there.clone();

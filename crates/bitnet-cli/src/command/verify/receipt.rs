@@ -86,7 +86,7 @@ pub(super) fn make(
     files: Vec<Hashed>,
     console: &Console,
 ) -> anyhow::Result<Receipt> {
-    let engine = engine_of(checkpoint, &args.path, EngineOptions { track: true, ..args.options() }, console)?;
+    let engine = engine_of(checkpoint, &args.files.path, EngineOptions { track: true, ..args.options() }, console)?;
     let (fingerprint, greedy_ids) = (engine.fingerprint()?, greedy(&engine)?);
     let used = engine.model().backend().isa();
     let mut tiers = vec![Tier::of(used, Some((fingerprint.clone(), engine.track_report())))];
@@ -107,10 +107,10 @@ pub(super) fn make(
     Ok(Receipt {
         schema: SCHEMA.into(),
         bitnet: env!("CARGO_PKG_VERSION").into(),
-        model: args.path.model.clone(),
+        model: args.files.path.model.clone(),
         files,
-        load_options: args.load.given(),
-        kv_format: args.kv.format.to_string(),
+        load_options: args.files.load.given(),
+        kv_format: args.compute.kv.format.to_string(),
         threads: engine.model().backend().threads(),
         machine: Machine {
             os: std::env::consts::OS.into(),
@@ -204,7 +204,7 @@ impl Receipt {
 /// `bitnet verify --check`: everything again, and compared.
 pub(super) fn check(path: &Path, args: &ModelArgs, json: bool, console: &Console) -> anyhow::Result<()> {
     let receipt = Receipt::read(path)?;
-    let given = args.load.given();
+    let given = args.files.load.given();
     if given != receipt.load_options {
         let options = |list: &[String]| if list.is_empty() { "none".to_owned() } else { list.join(" ") };
         bail!(
@@ -215,21 +215,21 @@ pub(super) fn check(path: &Path, args: &ModelArgs, json: bool, console: &Console
     }
     let format: KvFormat = receipt.kv_format.parse()?;
     let mut args = args.clone();
-    args.kv.format = format;
-    if args.path.model.is_none() {
-        args.path.model.clone_from(&receipt.model);
+    args.compute.kv.format = format;
+    if args.files.path.model.is_none() {
+        args.files.path.model.clone_from(&receipt.model);
     }
-    let files = hash_files(args.path.model.as_deref(), console)?;
+    let files = hash_files(args.files.path.model.as_deref(), console)?;
     let digests = |files: &[Hashed]| files.iter().map(|file| file.sha256.clone()).collect::<Vec<_>>();
     if digests(&files) != digests(&receipt.files) {
         bail!(
             "{} is not the model of the receipt: SHA-256 {} here, {} there; --model gives the path of the right one",
-            args.path.name(),
+            args.files.path.name(),
             digests(&files).join(", "),
             digests(&receipt.files).join(", ")
         );
     }
-    let checkpoint = args.path.checkpoint(&args.load, console)?;
+    let checkpoint = args.files.checkpoint(console)?;
     let now = make(&checkpoint, &args, files, console)?;
     let differences = receipt.differences(&now);
     let mut out = io::stdout().lock();
@@ -237,7 +237,7 @@ pub(super) fn check(path: &Path, args: &ModelArgs, json: bool, console: &Console
     if json {
         let report = json!({
             "ok": differences.is_empty(),
-            "model": args.path.name(),
+            "model": args.files.path.name(),
             "isa": isa,
             "fingerprint": now.fingerprint,
             "differences": differences,
