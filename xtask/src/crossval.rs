@@ -6,7 +6,6 @@ mod goldens;
 use crate::peer::Engine as PeerEngine;
 use anyhow::{bail, ensure};
 use bitnet::inference::{LogitsDiff, LogitsDiffReport};
-use bitnet::{EngineOptions, KvFormat, LoadOptions};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::path::PathBuf;
@@ -52,11 +51,6 @@ struct Row {
     /// Perplexity of the ids, here and there; none of embedding models and single tokens.
     perplexity: Option<(f64, f64)>,
     allowed: Allowed,
-}
-
-/// Our engine, with keys and values as they are computed: a rounded cache is not what is compared.
-fn options(load: LoadOptions) -> EngineOptions {
-    EngineOptions { load, kv_format: KvFormat::F32, ..EngineOptions::default() }
 }
 
 impl Crossval {

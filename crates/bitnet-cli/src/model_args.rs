@@ -46,7 +46,7 @@ pub(crate) struct LoadArgs {
 /// How the past is kept.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct KvArgs {
-    /// What keys and values are cached as: f32, f16 (half the memory) or int8 (about a quarter) [default: f16]
+    /// What keys and values are cached as: f32, f16 (half the memory) or int8 (about a quarter) [default: f32]
     #[arg(long = "kv", value_name = "FORMAT", default_value_t, hide_default_value = true, help_heading = "Model")]
     pub(crate) format: KvFormat,
 }

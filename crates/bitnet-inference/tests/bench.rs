@@ -56,8 +56,8 @@ fn batch_and_depth() {
     let report = engine.bench(spec, &mut |_| true).expect("valid");
     assert_eq!((report.batch, report.depth, report.decode_tokens), (3, 100, 5));
     assert_eq!(engine.page_use().held, 0);
-    // keys and values in f16: 2 layers, 2 heads of 32 channels, up to the middle of the answer
-    assert_eq!(report.kv_bytes_per_token, 2 * 2 * 2 * 2 * 32 * (100 + 9 + 2));
+    // keys and values in f32: 2 layers, 2 heads of 32 channels, up to the middle of the answer
+    assert_eq!(report.kv_bytes_per_token, 2 * 4 * 2 * 2 * 32 * (100 + 9 + 2));
     // three sequences share the weights of a step, all of which are read: the head is too small for a selection
     assert_eq!(report.bytes_per_token - report.kv_bytes_per_token, engine.model().bytes_per_token() / 3);
 }

@@ -1,14 +1,8 @@
 //! Perplexities and embeddings of `shared/crossval`, through the engine. (Logits are compared in `bitnet-models`.)
 
 use bitnet_inference::{Engine, EngineOptions, Windows};
-use bitnet_kernels::KvFormat;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-
-/// The others keep keys and values as they are computed, and what follows hangs on rounding ties.
-fn unrounded() -> EngineOptions {
-    EngineOptions { kv_format: KvFormat::F32, ..EngineOptions::default() }
-}
 
 /// Folders that hold golden data.
 fn folders() -> Vec<PathBuf> {
@@ -43,7 +37,7 @@ fn perplexities() {
         }
         models += 1;
         let name = folder.file_name().expect("name").to_string_lossy().into_owned();
-        let engine = Engine::open(&folder, unrounded()).expect(&name);
+        let engine = Engine::open(&folder, EngineOptions::default()).expect(&name);
         let ids = ids(&expected["ids"]);
         let whole = Windows { context: ids.len(), stride: ids.len() };
         let found = engine.perplexity(&ids, whole, &mut |_, _| true).expect(&name);
@@ -68,7 +62,7 @@ fn perplexities() {
 #[test]
 fn strided_windows() {
     let Some(folder) = folders().into_iter().find(|f| f.ends_with("bitnet-2b4t-packed")) else { return };
-    let engine = Engine::open(&folder, unrounded()).expect("opens");
+    let engine = Engine::open(&folder, EngineOptions::default()).expect("opens");
     let vocab = engine.model().config().vocab;
     let ids = ids(&golden(&folder)["perplexity"]["ids"]);
     for (context, stride) in [(20, 7), (20, 20), (64, 10), (1000, 1000), (2, 1)] {
@@ -125,7 +119,7 @@ fn embeddings() {
             let ids: Vec<u32> = ids.data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect();
             let expected: Vec<f32> =
                 expected.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-            let options = EngineOptions { chunk: Some(16), ..unrounded() };
+            let options = EngineOptions { chunk: Some(16), ..EngineOptions::default() };
             let engine = engine.get_or_insert_with(|| Engine::open(&folder, options).expect(&name));
             let found = engine.embed_ids(&ids).expect(&name);
             let error = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

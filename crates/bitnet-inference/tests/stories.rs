@@ -1,15 +1,9 @@
 //! Trained models of `shared/data/models` tell the stories that other engines tell with them.
 
 use bitnet_inference::{Engine, EngineOptions, GenerateRequest, Prompt, Sampling};
-use bitnet_kernels::KvFormat;
 use bitnet_models::LoadOptions;
 use serde_json::Value;
 use std::path::PathBuf;
-
-/// The others keep keys and values as they are computed, and what follows hangs on rounding ties.
-fn unrounded() -> EngineOptions {
-    EngineOptions { kv_format: KvFormat::F32, ..EngineOptions::default() }
-}
 
 fn model(name: &str) -> Option<PathBuf> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/models").join(name);
@@ -29,7 +23,7 @@ fn stories260k_greedy_200() {
     let Some(folder) = model("stories260K") else { return };
     let expected = std::fs::read(folder.join("expected-greedy-200.txt")).expect("readable");
     for file in ["stories260K.bin", "stories260K-v1.bin"] {
-        let options = EngineOptions { tokenizer: Some(folder.join("tok512.bin")), ..unrounded() };
+        let options = EngineOptions { tokenizer: Some(folder.join("tok512.bin")), ..EngineOptions::default() };
         let engine = Engine::open(folder.join(file), options).expect(file);
         let mut text = String::new();
         let request = greedy(Prompt::Text(String::new()), 200);
@@ -53,7 +47,7 @@ fn tiny_ternary_stories_greedy() {
     assert!(prompts.len() >= 2);
     let engine = |select_head| {
         let load = LoadOptions { select_head: Some(select_head), ..LoadOptions::default() };
-        Engine::open(&folder, EngineOptions { load, ..unrounded() }).expect("opens")
+        Engine::open(&folder, EngineOptions { load, ..EngineOptions::default() }).expect("opens")
     };
     let (full, selecting) = (engine(false), engine(true));
     for ((prompt, case), engine) in prompts.iter().flat_map(|case| [(case, &full), (case, &selecting)]) {

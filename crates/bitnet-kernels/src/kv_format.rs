@@ -9,9 +9,9 @@ use crate::{KernelError, PAGE_LEN};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum KvFormat {
     /// binary32: what the network computes.
+    #[default]
     F32,
     /// binary16, rounded to nearest, ties to even. What exceeds its range becomes infinite.
-    #[default]
     F16,
     /// int8 with a scale per token and head.
     Int8,

@@ -1,12 +1,12 @@
 //! Random models that are made now: agreement on them cannot have been fitted.
 
-use super::{Allowed, Row, options};
+use super::{Allowed, Row};
 use crate::fixture::{self, Size};
 use crate::peer::{Engine as PeerEngine, Peer, script};
 use anyhow::{Context, ensure};
 use bitnet::kernels::Activation;
 use bitnet::models::Activations;
-use bitnet::{Engine, LoadOptions};
+use bitnet::{Engine, EngineOptions, LoadOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -78,7 +78,7 @@ fn compare(
     family: String,
     allowed: Allowed,
 ) -> anyhow::Result<Row> {
-    let engine = Engine::open(model, options(load))?;
+    let engine = Engine::open(model, EngineOptions { load, ..EngineOptions::default() })?;
     let vocab = engine.model().config().vocab;
     let mut random = fixture::Random::of("ids", seed);
     let ids = LENGTHS.map(|length| (0..length).map(|_| (random.next() % vocab as u64) as u32).collect::<Vec<_>>());

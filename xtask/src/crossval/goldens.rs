@@ -1,10 +1,10 @@
 //! Results of other engines that lie in files.
 
-use super::{Allowed, Row, options};
+use super::{Allowed, Row};
 use anyhow::Context;
 use bitnet::kernels::Activation;
 use bitnet::models::{Activations, Pooling};
-use bitnet::{Engine, LoadOptions};
+use bitnet::{Engine, EngineOptions, LoadOptions};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ pub(super) fn dumps(folder: &Path) -> anyhow::Result<Vec<Row>> {
         let ids: Vec<Vec<u32>> = serde_json::from_value(json(&folder.join("ids.json"))?)?;
         let bytes = read(&folder.join("logits.safetensors"))?;
         let tensors = SafeTensors::deserialize(&bytes)?;
-        let engine = Engine::open(&folder, options(LoadOptions::default()))?;
+        let engine = Engine::new(&folder)?;
         let lists = ids
             .iter()
             .enumerate()
@@ -51,7 +51,7 @@ fn huggingface(folder: &Path) -> anyhow::Result<Row> {
     let golden = json(&folder.join("golden.json"))?;
     let bytes = read(&folder.join("golden.safetensors"))?;
     let tensors = SafeTensors::deserialize(&bytes)?;
-    let engine = Engine::open(folder, options(LoadOptions::default()))?;
+    let engine = Engine::new(folder)?;
     let config = engine.model().config();
     let tolerance = Allowed::Rounding(golden["tolerance"]["abs"].as_f64().context("golden.json: tolerance")?);
     let mut ids = Vec::new();
@@ -92,7 +92,8 @@ fn gguf(folder: &Path) -> anyhow::Result<Vec<Row>> {
             activation: name.starts_with("bitnet").then_some(Activation::Silu),
             ..LoadOptions::default()
         };
-        let engine = Engine::open(folder.join(format!("{name}.gguf")), options(load))?;
+        let options = EngineOptions { load, ..EngineOptions::default() };
+        let engine = Engine::open(folder.join(format!("{name}.gguf")), options)?;
         let theirs = floats(&tensors, &format!("{name}.llama_cpp_weights_as_f32.logits"))?;
         let lists = [(theirs, engine.logits(&ids[0])?)];
         let vocab = engine.model().config().vocab;

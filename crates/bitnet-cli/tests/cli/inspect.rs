@@ -23,8 +23,8 @@ fn more_context_takes_more_memory_and_the_sum_is_right() {
     let plan = |context: &str| json(&output(["inspect", "--json", "--context", context]).succeeds())["memory"].clone();
     let (small, large) = (plan("64"), plan("128"));
     let bytes = |plan: &serde_json::Value, key: &str| plan[key].as_u64().expect("bytes");
-    // keys and values in f16: 2 × 2 bytes × 8 blocks × 2 heads × 64 channels for every position.
-    assert_eq!(bytes(&large, "kv_bytes") - bytes(&small, "kv_bytes"), 64 * 2 * 2 * 8 * 2 * 64);
+    // f32 keys and values: 2 × 4 bytes × 8 blocks × 2 heads × 64 channels for every position.
+    assert_eq!(bytes(&large, "kv_bytes") - bytes(&small, "kv_bytes"), 64 * 2 * 4 * 8 * 2 * 64);
     for plan in [small, large] {
         let parts = ["mapped_weight_bytes", "owned_weight_bytes", "kv_bytes", "activation_bytes"];
         assert_eq!(bytes(&plan, "total_bytes"), parts.iter().map(|part| bytes(&plan, part)).sum::<u64>());
