@@ -13,18 +13,19 @@
 //!   and are quantised per page, `p' = round(p scale_v / step)` with `step = max(p scale_v) / 127`, so that
 //!   `Σ p v ≈ (Σ p' v') · step` with an exact integer sum again. The sum of the weights stays in f32.
 //!
-//! Many queries of a prompt walk a page together while it is near ([`Walk`]). Few queries over a long context would leave
-//! threads idle, so their steps are taken apart instead and each step is shared among all threads ([`split`]): the same
-//! operations in the same order.
+//! Many queries of a prompt walk a page together while it is near ([`Walk`]). Those of few tokens over a long context that the
+//! threads cannot share evenly have their steps taken apart instead, and each step is shared among all threads ([`split`]): the
+//! same operations in the same order.
 
 mod page;
 mod split;
 
+use crate::ahead::Ahead;
 use crate::exp::exp;
 use crate::lanes::{Kernel, LANES, Lanes, dispatch};
 use crate::threads::ColumnTile;
 use crate::{Batch, Cpu, Kv, KvFormat, PAGE_LEN, Rows, Run};
-use page::{Codes, F16, F32, Floats, PARTS, Page, Seen, Weights};
+use page::{Codes, F16, F32, Floats, PARTS, Page, STEPS, Seen, Weights};
 pub(crate) use split::Attention;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -59,13 +60,17 @@ pub(crate) fn run(
 }
 
 fn attend<'a, P: Page<'a> + 'a>(cpu: &Cpu, step: Step<'a>, out: &mut Rows) {
-    if split::run::<P>(cpu, step, out) {
-        return;
+    let (tokens, columns) = (step.q.len(), step.group() * step.kv.shape().head_dim);
+    let rows = (tokens / (4 * cpu.threads())).clamp(1, TOKENS);
+    let whole = split::whole(cpu, step);
+    if whole > 0 {
+        cpu.pool().tiles(out, rows, columns, |tile| {
+            if tile.columns().start / columns * tokens + tile.rows().start < whole {
+                dispatch(cpu.isa(), Walk::<P> { step, tile, page: PhantomData });
+            }
+        });
     }
-    let rows = (step.q.len() / (4 * cpu.threads())).clamp(1, TOKENS);
-    cpu.pool().tiles(out, rows, step.group() * step.kv.shape().head_dim, |tile| {
-        dispatch(cpu.isa(), Walk::<P> { step, tile, page: PhantomData });
-    });
+    split::run::<P>(cpu, step, whole, out);
 }
 
 /// The operands.
@@ -190,14 +195,17 @@ fn add_values<'a, L: Lanes, P: Page<'a>, const Q: usize, const W: usize>(
     weights: &[Weights; Q],
     channels: Range<usize>,
     outs: &mut [&mut [f32]; Q],
+    ahead: &mut Ahead,
 ) {
     let mut first = 0;
+    let pace = |ahead: &mut Ahead, first: usize| ahead.pace(STEPS * (channels.len() - first).div_ceil(W * LANES));
     while first + W * LANES <= channels.len() {
-        add_block::<L, P, Q, W>(l, page, seen, weights, channels.start, first, outs);
+        pace(ahead, first);
+        add_block::<L, P, Q, W>(l, page, seen, weights, channels.start, first, outs, ahead);
         first += W * LANES;
     }
     while first + LANES <= channels.len() {
-        add_block::<L, P, Q, 1>(l, page, seen, weights, channels.start, first, outs);
+        add_block::<L, P, Q, 1>(l, page, seen, weights, channels.start, first, outs, ahead);
         first += LANES;
     }
     if first < channels.len() {
@@ -205,7 +213,7 @@ fn add_values<'a, L: Lanes, P: Page<'a>, const Q: usize, const W: usize>(
         for h in 0..Q {
             acc[h][0] = l.mul(l.load_part(&outs[h][first..channels.len()]), l.splat(weights[h].kept));
         }
-        page.add(l, seen, (channels.start + first) / LANES, weights, &mut acc);
+        page.add(l, seen, (channels.start + first) / LANES, weights, &mut acc, ahead);
         for h in 0..Q {
             l.store_part(acc[h][0], &mut outs[h][first..channels.len()]);
         }
@@ -214,6 +222,7 @@ fn add_values<'a, L: Lanes, P: Page<'a>, const Q: usize, const W: usize>(
 
 /// The same for `W` whole vectors from `first` on, counted from channel `start`.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 fn add_block<'a, L: Lanes, P: Page<'a>, const Q: usize, const W: usize>(
     l: L,
     page: P,
@@ -222,6 +231,7 @@ fn add_block<'a, L: Lanes, P: Page<'a>, const Q: usize, const W: usize>(
     start: usize,
     first: usize,
     outs: &mut [&mut [f32]; Q],
+    ahead: &mut Ahead,
 ) {
     let mut acc = [[l.splat(0.0); W]; Q];
     for h in 0..Q {
@@ -230,7 +240,7 @@ fn add_block<'a, L: Lanes, P: Page<'a>, const Q: usize, const W: usize>(
             acc[h][c] = l.mul(l.load(&out[c]), l.splat(weights[h].kept));
         }
     }
-    page.add(l, seen, (start + first) / LANES, weights, &mut acc);
+    page.add(l, seen, (start + first) / LANES, weights, &mut acc, ahead);
     for h in 0..Q {
         let (out, _) = outs[h][first..][..W * LANES].as_chunks_mut();
         for c in 0..W {
@@ -289,11 +299,12 @@ impl<'a, P: Page<'a>> Walk<'a, '_, P> {
         let last_page = self.step.visible(run, rows.end - 1).1 / PAGE_LEN;
         for page in self.step.visible(run, rows.start).0 / PAGE_LEN..=last_page {
             let keys_and_values = P::new(self.step.bytes(run, page, kv_head), dim);
-            // The scores of each pair of tokens fetch a part of the next page: all at once would have them wait.
-            let mut next: &[u8] = &[];
-            if page < last_page {
-                next = self.step.bytes(run, page + 1, kv_head);
-            }
+            // Each pair of tokens has a part of the next page fetched: all at once would have them wait. Many of them leave room
+            // in the nearest cache only while they need the keys.
+            let next = if page < last_page { self.step.bytes(run, page + 1, kv_head) } else { &[] };
+            let with_keys = if pairs == 1 { next.len().min(kv.shape().key_bytes()) } else { next.len() };
+            let (next_with_keys, next_with_values) = next.split_at(with_keys);
+            let part = |bytes: &'a [u8], i: usize| &bytes[bytes.len() * i / pairs..bytes.len() * (i + 1) / pairs];
             // First all that needs the keys, then all that needs the values: together they do not fit the nearest cache.
             let mut steps =
                 [PageStep { page: keys_and_values, head_dim, heads, seen: [Seen::default(); 2] }; TOKENS / 2];
@@ -304,14 +315,14 @@ impl<'a, P: Page<'a>> Walk<'a, '_, P> {
                     step.seen[t] = self.step.seen(run, row, page);
                     queries[t] = &q.row(row)[columns.clone()];
                 }
-                let mut next = &next[next.len() * i / pairs..next.len() * (i + 1) / pairs];
-                step.weigh(l, queries, scale, &mut next, state);
+                let mut ahead = Ahead::all(part(next_with_keys, i));
+                step.weigh(l, queries, scale, &mut ahead, state);
             }
             for (i, (step, state)) in steps[..pairs].iter().zip(&states).enumerate() {
                 let mut outs = self.tile.rows_mut(pair(i));
                 let mut outs = [outs.next(), outs.next()]
                     .map(|out| out.map_or(Default::default(), |out| &mut out[tile_columns.clone()]));
-                step.add(l, &state.weights, &mut outs);
+                step.add(l, &state.weights, &mut outs, &mut Ahead::all(part(next_with_values, i)));
             }
         }
         for row in rows.clone() {
@@ -384,8 +395,8 @@ impl<'a, P: Page<'a>> PageStep<P> {
 
     /// The weights of all query heads, from queries `[heads, head_dim]` of each token.
     #[inline(always)]
-    fn weigh<L: Lanes>(self, l: L, q: [&[f32]; 2], scale: f32, next: &mut &[u8], state: &mut State<P::Query>) {
-        in_groups!(self.weigh_group::<L>(l, q, scale, next, state));
+    fn weigh<L: Lanes>(self, l: L, q: [&[f32]; 2], scale: f32, ahead: &mut Ahead, state: &mut State<P::Query>) {
+        in_groups!(self.weigh_group::<L>(l, q, scale, ahead, state));
     }
 
     #[inline(always)]
@@ -395,7 +406,7 @@ impl<'a, P: Page<'a>> PageStep<P> {
         l: L,
         q: [&[f32]; 2],
         scale: f32,
-        next: &mut &[u8],
+        ahead: &mut Ahead,
         state: &mut State<P::Query>,
     ) -> usize {
         // Loops, since closures would become calls here.
@@ -406,7 +417,7 @@ impl<'a, P: Page<'a>> PageStep<P> {
             seen[h] = self.seen[token];
         }
         let prepared: &[P::Query; Q] = state.queries[first..].first_chunk().expect("groups lie within two tokens");
-        let scores = self.page.scores(l, queries, prepared, scale, std::mem::take(next));
+        let scores = self.page.scores(l, queries, prepared, scale, ahead);
         let weights = state.weights[first..].first_chunk_mut().expect("groups lie within two tokens");
         state.softmax.weigh::<L, P, Q>(l, first, self.page, &seen, scores, weights);
         Q
@@ -414,8 +425,8 @@ impl<'a, P: Page<'a>> PageStep<P> {
 
     /// Adds the values of the page to what has been attended so far, `[heads, head_dim]` of each token.
     #[inline(always)]
-    fn add<L: Lanes>(self, l: L, weights: &[Weights; 2 * HEADS], outs: &mut [&mut [f32]; 2]) {
-        in_groups!(self.add_group::<L>(l, weights, outs));
+    fn add<L: Lanes>(self, l: L, weights: &[Weights; 2 * HEADS], outs: &mut [&mut [f32]; 2], ahead: &mut Ahead) {
+        in_groups!(self.add_group::<L>(l, weights, outs, ahead));
     }
 
     /// Cuts off `outs` what is done with.
@@ -426,6 +437,7 @@ impl<'a, P: Page<'a>> PageStep<P> {
         l: L,
         weights: &[Weights; 2 * HEADS],
         outs: &mut [&mut [f32]; 2],
+        ahead: &mut Ahead,
     ) -> usize {
         let mut seen = [Seen::default(); Q];
         let mut of_heads: [&mut [f32]; Q] = std::array::from_fn(|_| Default::default());
@@ -436,7 +448,7 @@ impl<'a, P: Page<'a>> PageStep<P> {
             (of_heads[h], outs[token]) = (out, rest);
         }
         let weights = weights[first..].first_chunk().expect("groups lie within two tokens");
-        add_values::<L, P, Q, W>(l, self.page, &seen, weights, 0..self.head_dim, &mut of_heads);
+        add_values::<L, P, Q, W>(l, self.page, &seen, weights, 0..self.head_dim, &mut of_heads, ahead);
         Q
     }
 

@@ -300,7 +300,7 @@ impl Tile<'_> {
             // Four rows in turn, a panel of each: the processor does not foresee that, so fetch the next four.
             if row + r + ROWS < self.weights.rows {
                 for line in self.weights.panel_bytes(format, row + r + ROWS, first).chunks(64) {
-                    l.prefetch(&line[0]);
+                    l.prefetch(line.as_ptr().cast());
                 }
             }
             format.decode(l, self.weights.panel_bytes(format, row + r, first), panel);

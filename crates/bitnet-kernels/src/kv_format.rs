@@ -83,9 +83,14 @@ impl KvShape {
         self.head_dim.saturating_add(15) / 16 * 16
     }
 
+    /// Bytes of the keys of one (layer, page, head); its values take as many.
+    pub(crate) fn key_bytes(&self) -> usize {
+        self.padded_dim().saturating_mul(PAGE_LEN * self.format.code_bytes())
+    }
+
     /// Bytes of keys, values and scales of one (layer, page, head).
     pub(crate) fn head_bytes(&self) -> usize {
-        let codes = self.padded_dim().saturating_mul(2 * PAGE_LEN * self.format.code_bytes());
+        let codes = self.key_bytes().saturating_mul(2);
         let scales = if self.format == KvFormat::Int8 { 2 * PAGE_LEN * size_of::<f32>() } else { 0 };
         codes.saturating_add(scales)
     }

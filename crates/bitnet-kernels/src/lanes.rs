@@ -5,6 +5,7 @@
 //! Sums over long rows keep lane `j` for the elements `16 i + j`, pad the tail with zeros, and end in the tree of
 //! [`Lanes::sum`].
 
+use crate::ahead::Ahead;
 use crate::isa::Isa;
 
 /// Lanes per vector, in every tier.
@@ -91,7 +92,7 @@ pub(crate) trait Lanes: Copy {
 
     /// Products of bytes and int8 codes, four at a time: lane `j` of `[h][w]` is
     /// `Σ_g Σ_b x[g · stride + w][4 j + b] · y[h][g][b] - offset[h]`, as a float. Callers keep the sums below 2^24, so
-    /// all of it is exact.
+    /// all of it is exact. Meanwhile `ahead` is fetched.
     #[inline(always)]
     fn byte_products<const H: usize, const W: usize>(
         self,
@@ -99,6 +100,7 @@ pub(crate) trait Lanes: Copy {
         stride: usize,
         y: [&[[i8; 4]]; H],
         offset: [i32; H],
+        _ahead: &mut Ahead,
     ) -> [[Self::V; W]; H] {
         let mut sums = [[[0i32; LANES]; W]; H];
         for h in 0..H {
@@ -121,9 +123,9 @@ pub(crate) trait Lanes: Copy {
         self.load(&x.map(|x| (x - offset) as f32))
     }
 
-    /// Has the cache line of `x` brought into the nearest cache.
+    /// Has the cache line at `address`, if there is one, brought into the nearest cache.
     #[inline(always)]
-    fn prefetch<T>(self, _x: &T) {}
+    fn prefetch(self, _address: *const u8) {}
 
     /// Reads up to sixteen floats and sets the other lanes to zero. For the tail of a row, outside of its loop: the
     /// copy is a call, and no register survives a call.

@@ -7,6 +7,7 @@
 #![deny(unsafe_code)] // allowed in `arch` and `threads` alone
 
 mod add;
+mod ahead;
 mod aligned;
 mod arch;
 mod attend;

@@ -1,13 +1,16 @@
 //! One page of one key/value head, in each of the formats it may have.
 
+use crate::ahead::Ahead;
 use crate::cpu::{ROUND, quantize_head};
 use crate::lanes::{LANES, Lanes};
 use crate::{KvFormat, PAGE_LEN};
 use std::marker::PhantomData;
-use std::ops::Range;
 
 /// Vectors of positions in a page.
 pub(super) const PARTS: usize = PAGE_LEN / LANES;
+
+/// Steps in which [`Page::add`] fetches what comes next.
+pub(super) const STEPS: usize = PAGE_LEN / 4;
 
 /// The positions of a page that a query sees: those from `start` to before `end`.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -72,7 +75,7 @@ pub(super) trait Page<'a>: Copy {
     /// Prepares a query head.
     fn query(q: &[f32]) -> Self::Query;
 
-    /// `q · k · scale` of all positions, for `Q` query heads. Meanwhile `next` is fetched: a page is too short for the
+    /// `q · k · scale` of all positions, for `Q` query heads. Meanwhile `ahead` is fetched: a page is too short for the
     /// processor to foresee what follows.
     fn scores<L: Lanes, const Q: usize>(
         self,
@@ -80,7 +83,7 @@ pub(super) trait Page<'a>: Copy {
         q: [&[f32]; Q],
         queries: &[Self::Query; Q],
         scale: f32,
-        next: &[u8],
+        ahead: &mut Ahead,
     ) -> [[L::V; PARTS]; Q];
 
     /// Takes the weights `exp(score - largest)` of `Q` query heads, before values are added.
@@ -92,13 +95,11 @@ pub(super) trait Page<'a>: Copy {
         weights: &mut [Weights; Q],
     );
 
-    /// Fetches part `part` of `parts` of the keys, and the scales with the first.
-    fn fetch_keys<L: Lanes>(self, l: L, part: usize, parts: usize);
-
-    /// Fetches part `part` of `parts` of the values of some channels.
-    fn fetch_values<L: Lanes>(self, l: L, channels: Range<usize>, part: usize, parts: usize);
+    /// Rows of the values: positions, or groups of them that lie together.
+    const ROWS: usize;
 
     /// `acc[h][c] += Σ p value` over the positions that head `h` sees, for `W` vectors of channels from vector `group` on.
+    /// Meanwhile `ahead` is fetched.
     fn add<L: Lanes, const Q: usize, const W: usize>(
         self,
         l: L,
@@ -106,6 +107,7 @@ pub(super) trait Page<'a>: Copy {
         group: usize,
         weights: &[Weights; Q],
         acc: &mut [[L::V; W]; Q],
+        ahead: &mut Ahead,
     );
 }
 
@@ -167,6 +169,7 @@ pub(super) struct Floats<'a, F: Float> {
 
 impl<'a, F: Float> Page<'a> for Floats<'a, F> {
     type Query = ();
+    const ROWS: usize = PAGE_LEN;
 
     #[inline(always)]
     fn new(bytes: &'a [u8], dim: usize) -> Self {
@@ -184,13 +187,9 @@ impl<'a, F: Float> Page<'a> for Floats<'a, F> {
         q: [&[f32]; Q],
         _: &[(); Q],
         scale: f32,
-        next: &[u8],
+        ahead: &mut Ahead,
     ) -> [[L::V; PARTS]; Q] {
-        let mut acc = if next.is_empty() {
-            self.products::<L, Q, false>(l, q, next)
-        } else {
-            self.products::<L, Q, true>(l, q, next)
-        };
+        let mut acc = self.products(l, q, ahead);
         for acc in acc.as_flattened_mut() {
             *acc = l.mul(*acc, l.splat(scale));
         }
@@ -206,18 +205,6 @@ impl<'a, F: Float> Page<'a> for Floats<'a, F> {
         }
     }
 
-    #[inline(always)]
-    fn fetch_keys<L: Lanes>(self, l: L, part: usize, parts: usize) {
-        portion(self.keys, part, parts).iter().for_each(|line| l.prefetch(line));
-    }
-
-    #[inline(always)]
-    fn fetch_values<L: Lanes>(self, l: L, channels: Range<usize>, part: usize, parts: usize) {
-        for values in portion(self.values, part, parts).chunks_exact(self.groups) {
-            values[channels.start / LANES..channels.end.div_ceil(LANES)].iter().for_each(|line| l.prefetch(line));
-        }
-    }
-
     /// Positions ascending: first what only some heads see, then what all see, and again what only some see.
     #[inline(always)]
     fn add<L: Lanes, const Q: usize, const W: usize>(
@@ -227,6 +214,7 @@ impl<'a, F: Float> Page<'a> for Floats<'a, F> {
         group: usize,
         weights: &[Weights; Q],
         acc: &mut [[L::V; W]; Q],
+        ahead: &mut Ahead,
     ) {
         let (mut any, mut all) = (seen[0], seen[0]);
         for seen in &seen[1..] {
@@ -237,8 +225,11 @@ impl<'a, F: Float> Page<'a> for Floats<'a, F> {
         for i in any.start..shared.start {
             self.add_position::<L, Q, W>(l, i, |h| seen[h].contains(i), group, weights, acc);
         }
-        for i in shared.clone() {
-            self.add_position::<L, Q, W>(l, i, |_| true, group, weights, acc);
+        for first in shared.clone().step_by(PAGE_LEN / STEPS) {
+            ahead.step(l);
+            for i in first..shared.end.min(first + PAGE_LEN / STEPS) {
+                self.add_position::<L, Q, W>(l, i, |_| true, group, weights, acc);
+            }
         }
         for i in shared.end..any.end {
             self.add_position::<L, Q, W>(l, i, |h| seen[h].contains(i), group, weights, acc);
@@ -273,34 +264,27 @@ impl<F: Float> Floats<'_, F> {
         }
     }
 
-    /// `q · k`, added channel after channel; `next` is fetched along if `FETCH`.
+    /// `q · k`, added channel after channel; `ahead` is fetched along.
     #[inline(always)]
-    fn products<L: Lanes, const Q: usize, const FETCH: bool>(
-        self,
-        l: L,
-        q: [&[f32]; Q],
-        next: &[u8],
-    ) -> [[L::V; PARTS]; Q] {
+    fn products<L: Lanes, const Q: usize>(self, l: L, q: [&[f32]; Q], ahead: &mut Ahead) -> [[L::V; PARTS]; Q] {
         let (keys, _) = self.keys.as_chunks::<PARTS>();
         let channels = q[0].len();
         let (mut q, keys) = (q, &keys[..channels]);
         for q in &mut q {
             *q = &q[..channels];
         }
-        let (next, _) = next.as_chunks::<64>();
-        let lines = next.len().div_ceil(channels);
         let mut acc = [[l.splat(0.0); PARTS]; Q];
         // Whole vectors of channels first, because within them no bounds need to be checked.
         let (blocks, rest) = keys.as_chunks::<LANES>();
+        ahead.pace((channels / 4).max(1));
         for (block, keys) in blocks.iter().enumerate() {
-            let first = block * LANES;
             let mut of_block = [&[0.0; LANES]; Q];
             for h in 0..Q {
                 of_block[h] = &q[h].as_chunks().0[block];
             }
             for c in 0..LANES {
-                if FETCH {
-                    fetch(l, next, (first + c) * lines, lines);
+                if c % 4 == 0 {
+                    ahead.step(l);
                 }
                 let mut of_channel = [0.0; Q];
                 for h in 0..Q {
@@ -311,9 +295,6 @@ impl<F: Float> Floats<'_, F> {
         }
         let first = blocks.len() * LANES;
         for (c, key) in rest.iter().enumerate() {
-            if FETCH {
-                fetch(l, next, (first + c) * lines, lines);
-            }
             let mut of_channel = [0.0; Q];
             for h in 0..Q {
                 of_channel[h] = q[h][first + c];
@@ -333,21 +314,6 @@ impl<F: Float> Floats<'_, F> {
                 acc[h][i] = l.fma(q, key[i], acc[h][i]);
             }
         }
-    }
-}
-
-/// Part `part` of `parts` of some lines, whose number `parts` divides: pages have so many.
-#[inline(always)]
-fn portion<T>(lines: &[T], part: usize, parts: usize) -> &[T] {
-    let len = lines.len() / parts;
-    &lines[part * len..][..len]
-}
-
-/// Fetches some of `lines`, as far as there are so many.
-#[inline(always)]
-fn fetch<L: Lanes>(l: L, lines: &[[u8; 64]], first: usize, count: usize) {
-    for line in lines.iter().skip(first).take(count) {
-        l.prefetch(line);
     }
 }
 
@@ -387,6 +353,7 @@ fn offset(codes: &[[i8; 4]]) -> i32 {
 
 impl<'a> Page<'a> for Codes<'a> {
     type Query = QuantizedQuery;
+    const ROWS: usize = PAGE_LEN / 4;
 
     #[inline(always)]
     fn new(bytes: &'a [u8], dim: usize) -> Self {
@@ -413,16 +380,14 @@ impl<'a> Page<'a> for Codes<'a> {
         _: [&[f32]; Q],
         queries: &[QuantizedQuery; Q],
         scale: f32,
-        next: &[u8],
+        ahead: &mut Ahead,
     ) -> [[L::V; PARTS]; Q] {
-        for line in next.as_chunks::<64>().0 {
-            l.prefetch(line);
-        }
         let (mut codes, mut offsets): ([&[[i8; 4]]; Q], _) = ([&[]; Q], [0; Q]);
         for h in 0..Q {
             (codes[h], offsets[h]) = (&queries[h].codes[..queries[h].len], queries[h].offset);
         }
-        let mut acc = l.byte_products::<Q, PARTS>(self.keys, PARTS, codes, offsets);
+        ahead.pace(queries[0].len);
+        let mut acc = l.byte_products::<Q, PARTS>(self.keys, PARTS, codes, offsets, ahead);
         for i in 0..PARTS {
             let keys = l.load_f32(&self.scales[i]);
             for h in 0..Q {
@@ -485,21 +450,6 @@ impl<'a> Page<'a> for Codes<'a> {
         }
     }
 
-    #[inline(always)]
-    fn fetch_keys<L: Lanes>(self, l: L, part: usize, parts: usize) {
-        if part == 0 {
-            self.scales.iter().for_each(|line| l.prefetch(line));
-        }
-        portion(self.keys, part, parts).iter().for_each(|line| l.prefetch(line));
-    }
-
-    #[inline(always)]
-    fn fetch_values<L: Lanes>(self, l: L, channels: Range<usize>, part: usize, parts: usize) {
-        for values in portion(self.values, part, parts).chunks_exact(self.groups) {
-            values[channels.start / LANES..channels.end.div_ceil(LANES)].iter().for_each(|line| l.prefetch(line));
-        }
-    }
-
     /// Exact sums of int8 products, times `step`.
     #[inline(always)]
     fn add<L: Lanes, const Q: usize, const W: usize>(
@@ -509,13 +459,14 @@ impl<'a> Page<'a> for Codes<'a> {
         group: usize,
         weights: &[Weights; Q],
         acc: &mut [[L::V; W]; Q],
+        ahead: &mut Ahead,
     ) {
         let (mut codes, mut offsets): ([&[[i8; 4]]; Q], _) = ([&[]; Q], [0; Q]);
         for h in 0..Q {
             codes[h] = weights[h].codes.as_chunks().0;
             offsets[h] = weights[h].offset;
         }
-        let sums = l.byte_products::<Q, W>(&self.values[group..], self.groups, codes, offsets);
+        let sums = l.byte_products::<Q, W>(&self.values[group..], self.groups, codes, offsets, ahead);
         for h in 0..Q {
             let step = l.splat(weights[h].step);
             for c in 0..W {

@@ -1,4 +1,5 @@
-//! Attention of few tokens over a long context: the three steps one after the other, each shared among all threads.
+//! Attention of few tokens over a long context: what is left of (key/value head, token) pairs when every thread has as many as the
+//! others, in three steps one after the other, each shared among all threads.
 //!
 //! Scores need no order: they are shared out by page. Weights follow each other, but cost little: one thread takes the heads
 //! that share a key/value head. Values are shared out by head and channel, and each channel adds its pages in order. So every
@@ -6,6 +7,7 @@
 
 use super::page::{PARTS, Page, Seen, Weights};
 use super::{HEADS, Softmax, Step, add_values};
+use crate::ahead::Ahead;
 use crate::lanes::{Kernel, Lanes, dispatch};
 use crate::{Cpu, KernelError, KvShape, PAGE_LEN, Rows, Run};
 use std::marker::PhantomData;
@@ -13,10 +15,7 @@ use std::ops::Range;
 
 /// Pages whose scores are one thread's work at a time.
 const PAGES: usize = 16;
-/// Pages that are fetched in turns, line by line, while as many before them are computed: memory gives more to several streams than
-/// to one.
-const STREAMS: usize = 4;
-/// Channels of all heads of a group whose values are one thread's work, where whole heads do not keep all threads busy.
+/// Channels of all heads of a group whose values are one thread's work.
 const CHANNELS: usize = 64;
 /// Heads whose weights are computed together.
 const TOGETHER: usize = 4;
@@ -62,27 +61,39 @@ impl Attention {
     }
 }
 
-/// Attends if it is of use here, and otherwise returns false.
-pub(super) fn run<'a, P: Page<'a> + 'a>(cpu: &Cpu, step: Step<'a>, out: &mut Rows) -> bool {
-    let shape = step.kv.shape();
-    let tokens = step.q.len();
-    // Whole heads keep all threads busy when there are many of them.
-    if cpu.threads() == 1 || tokens * shape.kv_heads >= 4 * cpu.threads() {
-        return false;
-    }
+/// How many of the (key/value head, token) pairs are attended by one thread each: as many as the threads can share evenly. The rest
+/// are split.
+pub(super) fn whole(cpu: &Cpu, step: Step<'_>) -> usize {
+    let (shape, tokens) = (step.kv.shape(), step.q.len());
+    let (pairs, group) = (tokens * shape.kv_heads, step.group());
+    let whole = pairs / cpu.threads() * cpu.threads();
     let longest = (0..tokens).map(|row| Token::of(step, row).pages.len()).max().unwrap_or(0);
-    let (group, parts) = (step.group(), shape.head_dim.div_ceil(CHANNELS));
+    let used = (pairs - whole) * group * longest.next_multiple_of(PAGES);
+    let used_sums = (pairs - whole) * group * shape.head_dim.div_ceil(CHANNELS) * CHANNELS;
+    let attention = cpu.attention();
+    // Whole ones keep all threads busy when there are many of them.
+    let many = cpu.threads() == 1 || pairs >= 4 * cpu.threads() || longest < LEAST_PAGES;
+    let room = used <= attention.weights.len() && used_sums <= attention.sums.len();
+    if many || !room { pairs } else { whole }
+}
+
+/// Attends the (key/value head, token) pairs from number `whole` on.
+pub(super) fn run<'a, P: Page<'a> + 'a>(cpu: &Cpu, step: Step<'a>, whole: usize, out: &mut Rows) {
+    let (shape, tokens, group) = (step.kv.shape(), step.q.len(), step.group());
+    let pairs = tokens * shape.kv_heads - whole;
+    if pairs == 0 {
+        return;
+    }
+    let parts = shape.head_dim.div_ceil(CHANNELS);
+    let place = |pair: usize| ((whole + pair) % tokens, (whole + pair) / tokens);
+    let longest = (0..pairs).map(|pair| Token::of(step, place(pair).0).pages.len()).max().unwrap_or(0);
+    let stride = longest.next_multiple_of(PAGES);
+    let of_pair = stride * group;
     let mut attention = cpu.attention();
     let Attention { weights, sums } = &mut *attention;
-    let stride = longest.next_multiple_of(PAGES);
-    let (used, used_sums) = (tokens * shape.heads * stride, tokens * shape.heads * parts * CHANNELS);
-    if longest < LEAST_PAGES || used > weights.len() || used_sums > sums.len() {
-        return false;
-    }
-    let (weights, sums) = (&mut weights[..used], &mut sums[..used_sums]);
+    let weights = &mut weights[..pairs * of_pair];
+    let sums = &mut sums[..pairs * parts * group * CHANNELS];
     let (pool, isa) = (cpu.pool(), cpu.isa());
-    let of_head = stride * group;
-    let place = |head: usize| (head / shape.kv_heads, head % shape.kv_heads);
 
     let across = stride / PAGES;
     pool.chunks(weights, PAGES * group, 1, |part, weights| {
@@ -90,42 +101,24 @@ pub(super) fn run<'a, P: Page<'a> + 'a>(cpu: &Cpu, step: Step<'a>, out: &mut Row
         let first = part % across * PAGES;
         dispatch(isa, Score::<P> { step, row, kv_head, first, weights, page: PhantomData });
     });
-    pool.chunks(weights, of_head, 1, |part, weights| {
-        let (row, kv_head) = place(part);
+    pool.chunks(weights, of_pair, 1, |pair, weights| {
+        let (row, kv_head) = place(pair);
         dispatch(isa, Weigh::<P> { step, row, kv_head, weights, page: PhantomData });
     });
     let weights = &*weights;
-    let heads = tokens * shape.kv_heads;
-    let add = |head: usize, channels: Range<usize>, sums: &mut [f32]| {
-        let (row, kv_head) = place(head);
-        let weights = &weights[head * of_head..][..of_head];
+    let channels = |part: usize| part % parts * CHANNELS..shape.head_dim.min((part % parts + 1) * CHANNELS);
+    pool.chunks(sums, group * CHANNELS, 1, |part, sums| {
+        let (row, kv_head) = place(part / parts);
+        let (weights, channels) = (&weights[part / parts * of_pair..][..of_pair], channels(part));
+        let sums = &mut sums[..group * channels.len()];
         dispatch(isa, Add::<P> { step, row, kv_head, weights, channels, sums, page: PhantomData });
-    };
-    // As many whole heads as the threads can share evenly: their values are read as they lie. The others in parts.
-    let whole = heads / cpu.threads() * cpu.threads();
-    let (whole_sums, part_sums) = sums.split_at_mut(whole * parts * group * CHANNELS);
-    pool.chunks(whole_sums, parts * group * CHANNELS, 1, |head, sums| {
-        add(head, 0..shape.head_dim, &mut sums[..group * shape.head_dim]);
     });
-    pool.chunks(part_sums, group * CHANNELS, 1, |part, sums| {
-        let first = part % parts * CHANNELS;
-        let channels = first..shape.head_dim.min(first + CHANNELS);
-        add(whole + part / parts, channels.clone(), &mut sums[..group * channels.len()]);
-    });
-    let mut give = |head: usize, channels: Range<usize>, sums: &[f32]| {
-        let (row, kv_head) = place(head);
+    for (part, sums) in sums.chunks_exact(group * CHANNELS).enumerate() {
+        let ((row, kv_head), channels) = (place(part / parts), channels(part));
         for (h, sums) in sums[..group * channels.len()].chunks_exact(channels.len()).enumerate() {
             out.row_mut(row)[(kv_head * group + h) * shape.head_dim..][channels.clone()].copy_from_slice(sums);
         }
-    };
-    for (head, sums) in whole_sums.chunks_exact(parts * group * CHANNELS).enumerate() {
-        give(head, 0..shape.head_dim, sums);
     }
-    for (part, sums) in part_sums.chunks_exact(group * CHANNELS).enumerate() {
-        let first = part % parts * CHANNELS;
-        give(whole + part / parts, first..shape.head_dim.min(first + CHANNELS), sums);
-    }
-    true
 }
 
 /// A token and the pages that it sees.
@@ -151,18 +144,10 @@ impl<'a> Token<'a> {
         (P::new(bytes, self.step.kv.shape().padded_dim()), self.step.seen(self.run, self.row, page))
     }
 
-    /// Before `page` is computed: has its part of the next [`STREAMS`] of `pages` fetched, and at first all of those
-    /// that come at once.
+    /// The bytes of page `page`, as long as it is one of `pages`.
     #[inline(always)]
-    fn fetch(&self, page: usize, pages: &Range<usize>, fetch: impl Fn(usize, usize)) {
-        let done = page - pages.start;
-        if done == 0 {
-            for part in 0..STREAMS {
-                (page..pages.end.min(page + STREAMS)).for_each(|page| fetch(page, part));
-            }
-        }
-        let next = page - done % STREAMS + STREAMS;
-        (next..pages.end.min(next + STREAMS)).for_each(|page| fetch(page, done % STREAMS));
+    fn bytes(&self, page: usize, pages: &Range<usize>, kv_head: usize) -> &'a [u8] {
+        if pages.contains(&page) { self.step.bytes(self.run, page, kv_head) } else { &[] }
     }
 
     /// The queries that read `kv_head`.
@@ -213,14 +198,22 @@ impl<'a, P: Page<'a>> Score<'a, '_, P> {
         let head_dim = self.step.kv.shape().head_dim;
         let q = token.queries(self.kv_head);
         let q: [&[f32]; Q] = std::array::from_fn(|h| &q[(head + h) * head_dim..][..head_dim]);
-        let queries = q.map(P::query);
+        let mut queries = [P::Query::default(); Q];
+        for h in 0..Q {
+            queries[h] = P::query(q[h]); // no closure: it would be called, without the tier's instructions
+        }
+        let key_bytes = self.step.kv.shape().key_bytes();
         let first = token.pages.start + self.first;
         let pages = first..token.pages.end.min(first + PAGES);
         let weights = self.weights.chunks_exact_mut(self.step.group());
         for (page, weights) in pages.clone().zip(weights) {
-            token.fetch(page, &pages, |page, part| token.page::<P>(page, self.kv_head).0.fetch_keys(l, part, STREAMS));
             let (keys, _): (P, _) = token.page(page, self.kv_head);
-            let scores = keys.scores(l, q, &queries, self.step.scale, &[]);
+            let next = token.bytes(page + 1, &pages, self.kv_head);
+            for line in next.get(2 * key_bytes..).unwrap_or_default().as_chunks::<64>().0 {
+                l.prefetch(line.as_ptr());
+            }
+            let mut ahead = Ahead::all(next.get(..key_bytes).unwrap_or_default());
+            let scores = keys.scores(l, q, &queries, self.step.scale, &mut ahead);
             for (weights, scores) in weights[head..].iter_mut().zip(scores) {
                 for (p, score) in weights.p.iter_mut().zip(scores) {
                     l.store(score, p);
@@ -336,13 +329,16 @@ impl<'a, P: Page<'a>> Add<'a, '_, P> {
         let channels = self.channels.len();
         let mut sums = self.sums[head * channels..].chunks_exact_mut(channels);
         let mut outs: [&mut [f32]; Q] = std::array::from_fn(|_| sums.next().unwrap_or_default());
+        let key_bytes = self.step.kv.shape().key_bytes();
+        let (stride, dim) = (key_bytes / P::ROWS, self.step.kv.shape().padded_dim());
+        let columns = stride * self.channels.start / dim..stride * self.channels.end / dim;
         for (page, weights) in token.pages.clone().zip(self.weights.chunks_exact(self.step.group())) {
             let (values, seen): (P, _) = token.page(page, self.kv_head);
-            token.fetch(page, &token.pages, |page, part| {
-                token.page::<P>(page, self.kv_head).0.fetch_values(l, self.channels.clone(), part, STREAMS);
-            });
+            let next = token.bytes(page + 1, &token.pages, self.kv_head);
+            let mut ahead =
+                Ahead::columns(next.get(key_bytes..2 * key_bytes).unwrap_or_default(), stride, columns.clone());
             let Some(weights) = weights[head..].first_chunk::<Q>() else { continue };
-            add_values::<L, P, Q, 2>(l, values, &[seen; Q], weights, self.channels.clone(), &mut outs);
+            add_values::<L, P, Q, 2>(l, values, &[seen; Q], weights, self.channels.clone(), &mut outs, &mut ahead);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The KV cache in main memory.
 
 use crate::aligned::Aligned;
+use crate::lanes::LANES;
 use crate::threads::{Dealt, Pool};
 use crate::{KernelError, KvFormat, KvShape, PAGE_LEN};
 
@@ -22,15 +23,24 @@ pub struct Kv {
 /// `scale = max|x| / 127`, `code = round_half_even(x · (127 / max|x|))`. The code 128 above zero is given to `store`. When a
 /// value is not finite the scale is NaN, so that it shows in whatever is computed from it.
 pub(crate) fn quantize(x: &[f32], mut store: impl FnMut(usize, i8)) -> f32 {
-    let largest = x.iter().fold(0f32, |m, x| m.max(x.abs()));
+    // Lane by lane, so that no value waits for the one before: neither result depends on the order.
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let (mut largest, mut broken) = ([0f32; LANES], [0f32; LANES]);
+    for chunk in chunks {
+        for i in 0..LANES {
+            largest[i] = largest[i].max(chunk[i].abs());
+            broken[i] += 0.0 * chunk[i]; // 0 · x is zero unless x is infinite or NaN
+        }
+    }
+    let largest = largest.iter().chain(rest).fold(0f32, |m, x| m.max(x.abs()));
+    let broken = broken.iter().sum::<f32>() + rest.iter().map(|x| 0.0 * x).sum::<f32>();
     let factor = if largest > 0.0 { (127.0 / largest).min(f32::MAX) } else { 0.0 };
     for (i, x) in x.iter().enumerate() {
         // Adding 1.5 · 2^23 rounds to a whole number, whose low byte then is the lowest of the mantissa. A code larger
         // than 127 cannot arise but from the two roundings of `x · factor`, which stay below 127.5.
         store(i, (x * factor + ROUND).to_bits() as i8);
     }
-    // 0 · x is zero unless x is infinite or NaN.
-    largest / 127.0 + x.iter().fold(0f32, |sum, x| sum + 0.0 * x)
+    largest / 127.0 + broken
 }
 
 /// `1.5 · 2^23`.

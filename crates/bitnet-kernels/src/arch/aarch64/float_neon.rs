@@ -3,6 +3,7 @@
 //! Linux, macOS and Windows start threads with a floating-point control register of zero: rounding to nearest, no flush
 //! to zero, IEEE half precision.
 
+use crate::ahead::Ahead;
 use crate::lanes::{Kernel, LANES, Lanes, POW2_BIAS};
 use std::arch::aarch64::*;
 use std::arch::is_aarch64_feature_detected;
@@ -197,6 +198,7 @@ impl Lanes for Neon {
         stride: usize,
         y: [&[[i8; 4]]; H],
         offset: [i32; H],
+        ahead: &mut Ahead,
     ) -> [[Quad; W]; H] {
         // Bytes less 128 are signed: their products with int8 fit 16 bits. What is missing is 128 times the sum of `y`.
         let y = y.map(|codes| &codes[..y[0].len()]);
@@ -206,6 +208,7 @@ impl Lanes for Neon {
             // Two neighbours hold the four products of a lane.
             let mut sums = [[[[vdupq_n_s32(0); 2]; 4]; W]; H];
             for g in 0..y[0].len() {
+                ahead.step(self);
                 let x = &x[g * stride..][..W];
                 for w in 0..W {
                     for i in 0..4 {

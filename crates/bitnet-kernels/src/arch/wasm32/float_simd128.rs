@@ -1,6 +1,7 @@
 //! [`Lanes`] on 128-bit vectors of WebAssembly: four of four. There is no instruction that multiplies and adds with one
 //! rounding: it is computed in binary64, to the same bits.
 
+use crate::ahead::Ahead;
 use crate::lanes::{LANES, Lanes, POW2_BIAS};
 use std::arch::wasm32::*;
 
@@ -173,6 +174,7 @@ impl Lanes for Simd128 {
         stride: usize,
         y: [&[[i8; 4]]; H],
         offset: [i32; H],
+        _ahead: &mut Ahead,
     ) -> [[Quad; W]; H] {
         // Even and odd bytes become 16-bit numbers: pairs of products are added in 32 bits.
         let y = y.map(|codes| &codes[..y[0].len()]);

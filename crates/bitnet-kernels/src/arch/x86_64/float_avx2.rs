@@ -1,5 +1,6 @@
 //! [`Lanes`] on AVX2, FMA and F16C: two registers of eight.
 
+use crate::ahead::Ahead;
 use crate::lanes::{Kernel, LANES, Lanes, POW2_BIAS};
 use std::arch::x86_64::*;
 
@@ -63,9 +64,9 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
-    fn prefetch<T>(self, x: &T) {
+    fn prefetch(self, address: *const u8) {
         // SAFETY: a hint; it reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(x).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
     }
     #[inline(always)]
     fn load_f32(self, x: &[u8; 4 * LANES]) -> Pair {
@@ -180,6 +181,7 @@ impl Lanes for Avx2 {
         stride: usize,
         y: [&[[i8; 4]]; H],
         offset: [i32; H],
+        ahead: &mut Ahead,
     ) -> [[Pair; W]; H] {
         // Even and odd bytes become 16-bit numbers: the products of bytes would not fit those that are added in pairs.
         // SAFETY: the token exists, so the processor has the features; the loads read the 64 bytes of `x`.
@@ -193,6 +195,7 @@ impl Lanes for Avx2 {
                 codes[h] = &y[h][..len];
             }
             for g in 0..len {
+                ahead.step(self);
                 let x = &x[g * stride..][..W];
                 let mut y = [[_mm256_setzero_si256(); 2]; H];
                 for h in 0..H {

@@ -1,5 +1,6 @@
 //! [`Lanes`] on AVX-512: one register.
 
+use crate::ahead::Ahead;
 use crate::lanes::{Kernel, LANES, Lanes, POW2_BIAS};
 use std::arch::x86_64::*;
 
@@ -56,9 +57,9 @@ impl Lanes for Avx512 {
         unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v.0) }
     }
     #[inline(always)]
-    fn prefetch<T>(self, x: &T) {
+    fn prefetch(self, address: *const u8) {
         // SAFETY: a hint; it reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(x).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
     }
     #[inline(always)]
     fn load_f32(self, x: &[u8; 4 * LANES]) -> Zmm {
@@ -172,6 +173,7 @@ impl Lanes for Avx512 {
         stride: usize,
         y: [&[[i8; 4]]; H],
         offset: [i32; H],
+        ahead: &mut Ahead,
     ) -> [[Zmm; W]; H] {
         // SAFETY: see `splat`; the load reads the 64 bytes of `x`.
         unsafe {
@@ -183,6 +185,7 @@ impl Lanes for Avx512 {
                 codes[h] = &y[h][..y[0].len()];
             }
             for g in 0..y[0].len() {
+                ahead.step(self);
                 let x = &x[g * stride..][..W];
                 for h in 0..H {
                     let y = _mm512_set1_epi32(bytemuck::cast(codes[h][g]));

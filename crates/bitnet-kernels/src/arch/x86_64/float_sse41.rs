@@ -1,6 +1,7 @@
 //! [`Lanes`] on SSE4.1: four registers of four. Without FMA and F16C, both are computed from integers and binary64, to
 //! the same bits.
 
+use crate::ahead::Ahead;
 use crate::lanes::{Kernel, LANES, Lanes, POW2_BIAS};
 use std::arch::x86_64::*;
 
@@ -123,9 +124,9 @@ impl Lanes for Sse41 {
         }
     }
     #[inline(always)]
-    fn prefetch<T>(self, x: &T) {
+    fn prefetch(self, address: *const u8) {
         // SAFETY: a hint; it reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(x).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
     }
     #[inline(always)]
     fn load_f32(self, x: &[u8; 4 * LANES]) -> Quad {
@@ -218,6 +219,7 @@ impl Lanes for Sse41 {
         stride: usize,
         y: [&[[i8; 4]]; H],
         offset: [i32; H],
+        ahead: &mut Ahead,
     ) -> [[Quad; W]; H] {
         // As with AVX2: even and odd bytes become 16-bit numbers, and no closures around instructions.
         let len = y[0].len();
@@ -226,6 +228,7 @@ impl Lanes for Sse41 {
             let low = _mm_set1_epi16(0xff);
             let mut sums = [[[_mm_setzero_si128(); 4]; W]; H];
             for g in 0..len {
+                ahead.step(self);
                 let x = &x[g * stride..][..W];
                 for h in 0..H {
                     let [a, b, c, d] = y[h][g];
