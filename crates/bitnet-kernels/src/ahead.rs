@@ -50,6 +50,12 @@ impl Ahead {
         }
     }
 
+    /// Whether all has been fetched.
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.left == 0
+    }
+
     /// Lets all that is left be fetched within `steps` steps.
     #[inline(always)]
     pub(crate) fn pace(&mut self, steps: usize) {

@@ -189,7 +189,11 @@ impl<'a, F: Float> Page<'a> for Floats<'a, F> {
         scale: f32,
         ahead: &mut Ahead,
     ) -> [[L::V; PARTS]; Q] {
-        let mut acc = self.products(l, q, ahead);
+        let mut acc = if ahead.is_empty() {
+            self.products::<L, Q, false>(l, q, ahead)
+        } else {
+            self.products::<L, Q, true>(l, q, ahead)
+        };
         for acc in acc.as_flattened_mut() {
             *acc = l.mul(*acc, l.splat(scale));
         }
@@ -205,9 +209,29 @@ impl<'a, F: Float> Page<'a> for Floats<'a, F> {
         }
     }
 
-    /// Positions ascending: first what only some heads see, then what all see, and again what only some see.
     #[inline(always)]
     fn add<L: Lanes, const Q: usize, const W: usize>(
+        self,
+        l: L,
+        seen: &[Seen; Q],
+        group: usize,
+        weights: &[Weights; Q],
+        acc: &mut [[L::V; W]; Q],
+        ahead: &mut Ahead,
+    ) {
+        if ahead.is_empty() {
+            self.add_all::<L, Q, W, false>(l, seen, group, weights, acc, ahead);
+        } else {
+            self.add_all::<L, Q, W, true>(l, seen, group, weights, acc, ahead);
+        }
+    }
+}
+
+impl<F: Float> Floats<'_, F> {
+    /// Positions ascending: first what only some heads see, then what all see, and again what only some see. `ahead` is
+    /// fetched along if `FETCH`.
+    #[inline(always)]
+    fn add_all<L: Lanes, const Q: usize, const W: usize, const FETCH: bool>(
         self,
         l: L,
         seen: &[Seen; Q],
@@ -225,9 +249,12 @@ impl<'a, F: Float> Page<'a> for Floats<'a, F> {
         for i in any.start..shared.start {
             self.add_position::<L, Q, W>(l, i, |h| seen[h].contains(i), group, weights, acc);
         }
-        for first in shared.clone().step_by(PAGE_LEN / STEPS) {
-            ahead.step(l);
-            for i in first..shared.end.min(first + PAGE_LEN / STEPS) {
+        let at_once = if FETCH { PAGE_LEN / STEPS } else { PAGE_LEN };
+        for first in shared.clone().step_by(at_once) {
+            if FETCH {
+                ahead.step(l);
+            }
+            for i in first..shared.end.min(first + at_once) {
                 self.add_position::<L, Q, W>(l, i, |_| true, group, weights, acc);
             }
         }
@@ -235,9 +262,7 @@ impl<'a, F: Float> Page<'a> for Floats<'a, F> {
             self.add_position::<L, Q, W>(l, i, |h| seen[h].contains(i), group, weights, acc);
         }
     }
-}
 
-impl<F: Float> Floats<'_, F> {
     /// Adds `p value` of one position to the heads that see it.
     #[inline(always)]
     fn add_position<L: Lanes, const Q: usize, const W: usize>(
@@ -264,9 +289,14 @@ impl<F: Float> Floats<'_, F> {
         }
     }
 
-    /// `q · k`, added channel after channel; `ahead` is fetched along.
+    /// `q · k`, added channel after channel; `ahead` is fetched along if `FETCH`.
     #[inline(always)]
-    fn products<L: Lanes, const Q: usize>(self, l: L, q: [&[f32]; Q], ahead: &mut Ahead) -> [[L::V; PARTS]; Q] {
+    fn products<L: Lanes, const Q: usize, const FETCH: bool>(
+        self,
+        l: L,
+        q: [&[f32]; Q],
+        ahead: &mut Ahead,
+    ) -> [[L::V; PARTS]; Q] {
         let (keys, _) = self.keys.as_chunks::<PARTS>();
         let channels = q[0].len();
         let (mut q, keys) = (q, &keys[..channels]);
@@ -283,7 +313,7 @@ impl<F: Float> Floats<'_, F> {
                 of_block[h] = &q[h].as_chunks().0[block];
             }
             for c in 0..LANES {
-                if c % 4 == 0 {
+                if FETCH && c % 4 == 0 {
                     ahead.step(l);
                 }
                 let mut of_channel = [0.0; Q];
