@@ -299,8 +299,8 @@ impl<'a, P: Page<'a>> Walk<'a, '_, P> {
         let last_page = self.step.visible(run, rows.end - 1).1 / PAGE_LEN;
         for page in self.step.visible(run, rows.start).0 / PAGE_LEN..=last_page {
             let keys_and_values = P::new(self.step.bytes(run, page, kv_head), dim);
-            // Each pair of tokens has a part of the next page fetched: all at once would have them wait. Many of them leave room
-            // in the nearest cache only while they need the keys.
+            // Each pair of tokens has a part of the next page fetched: all at once would have them wait. Several pairs do so along
+            // with the keys alone, which leaves the loops over values plain; one pair with both.
             let next = if page < last_page { self.step.bytes(run, page + 1, kv_head) } else { &[] };
             let with_keys = if pairs == 1 { next.len().min(kv.shape().key_bytes()) } else { next.len() };
             let (next_with_keys, next_with_values) = next.split_at(with_keys);
