@@ -19,6 +19,7 @@ mod served_model;
 #[cfg(feature = "serve")]
 mod service_args;
 mod text_input;
+mod whole_file;
 
 use std::process::ExitCode;
 

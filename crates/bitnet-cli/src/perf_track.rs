@@ -1,5 +1,6 @@
 //! What `BITNET_PERF_TRACK` asks for is written when the program ends, however it ends.
 
+use crate::whole_file::whole_file;
 use anyhow::Context;
 use bitnet::inference::tracking::{PerfTrack, Tracker};
 use serde_json::json;
@@ -33,7 +34,7 @@ pub(crate) fn finish() -> anyhow::Result<()> {
     // a closed standard error is nothing to die of
     let _ = reports.iter().try_for_each(|report| write!(notes, "{report}"));
     match wish {
-        PerfTrack::File(path) => std::fs::write(&path, format!("{record:#}\n"))
+        PerfTrack::File(path) => whole_file(&path, |file| Ok(writeln!(file, "{record:#}")?))
             .with_context(|| format!("BITNET_PERF_TRACK: cannot write {}", path.display())),
         _ => {
             let _ = writeln!(notes, "{record}");

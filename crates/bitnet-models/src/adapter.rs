@@ -11,7 +11,7 @@ use bitnet_formats::{FormatError, Tensor, map, safetensors};
 use bitnet_kernels::{Backend, DenseFormat, DenseWeights};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// `adapter_config.json`, as far as it decides results.
 #[derive(Deserialize)]
@@ -64,12 +64,18 @@ pub(crate) struct LowRankWeights {
     b: DenseWeights,
 }
 
+/// The files of a LoRA side-car, given its directory or its safetensors file: weights, settings.
+pub fn side_car_files(path: &Path) -> [PathBuf; 2] {
+    let file = if path.is_dir() { path.join("adapter_model.safetensors") } else { path.to_owned() };
+    let beside = file.with_file_name("adapter_config.json");
+    [file, beside]
+}
+
 /// Reads a side-car: a directory, or its safetensors file with the settings beside it. Every tensor must belong to a projection of
 /// the network.
 pub(crate) fn read(path: &Path, config: &Config) -> Result<Vec<LowRankWeights>, ModelError> {
-    let file = if path.is_dir() { path.join("adapter_model.safetensors") } else { path.to_owned() };
+    let [file, beside] = side_car_files(path);
     let name = file.display().to_string();
-    let beside = file.with_file_name("adapter_config.json");
     let error = |reason: String| ModelError::Config(format!("{}: {reason}", beside.display()));
     let settings: Settings = serde_json::from_slice(&map(&beside)?).map_err(|e| error(e.to_string()))?;
     if let Some(what) = settings.unsupported() {

@@ -19,6 +19,7 @@ mod state;
 mod tokenizer;
 mod weights;
 
+pub use adapter::side_car_files;
 pub use chat::{CALL_BEGIN, CALL_END, ChatTemplate, Conversation, Message, Tool, ToolCall, Turn};
 pub use config::{Activations, Config, Pooling, ProjectionForm, RopeScaling, Sliding};
 pub use error::ModelError;

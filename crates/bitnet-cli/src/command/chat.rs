@@ -9,6 +9,7 @@ use crate::console::Console;
 use crate::interrupt::Watch;
 use crate::model_args::{DraftArgs, ModelArgs};
 use crate::sampling_args::SamplingArgs;
+use crate::whole_file::whole_file;
 use anyhow::Context;
 use bitnet::{Engine, GenerateRequest, Message, Prompt, Sampling, Session};
 use clap::Args;
@@ -160,7 +161,8 @@ impl Chat<'_> {
             }
             "save" => {
                 let text = serde_json::to_string_pretty(&self.conversation())?;
-                std::fs::write(path(name, rest)?, text + "\n").with_context(|| rest.to_owned())?;
+                whole_file(path(name, rest)?.as_ref(), |file| Ok(writeln!(file, "{text}")?))
+                    .with_context(|| rest.to_owned())?;
                 self.console.say(format!("Saved {rest}."));
             }
             "load" => {

@@ -3,6 +3,7 @@
 use crate::console::Console;
 use crate::model_args::ModelArgs;
 use crate::numbers;
+use crate::whole_file::whole_file;
 use anyhow::{Context, bail};
 use bitnet::Engine;
 use bitnet::formats::{Tensor, safetensors};
@@ -45,20 +46,6 @@ pub(crate) fn run(args: &LogitsArgs, console: &Console) -> anyhow::Result<()> {
     whole_file(out, |file| write(&engine, &lists, file, console)).with_context(|| out.display().to_string())?;
     console.say(format!("{}: logits of {}", out.display(), numbers::count(lists.len(), "list")));
     Ok(())
-}
-
-/// Writes a file under another name, and gives it its own when it is whole. Pipes and devices are written as they are.
-fn whole_file(path: &Path, write: impl FnOnce(&mut File) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    if path.metadata().is_ok_and(|is| !is.is_file()) {
-        return write(&mut File::create(path)?);
-    }
-    let part = path.with_added_extension("part");
-    let mut file = File::create(&part)?;
-    let written = write(&mut file).and_then(|()| Ok(std::fs::rename(&part, path)?));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&part); // the error that counts is the one being returned
-    }
-    written
 }
 
 /// Prints how the tensors of two files differ, one by one and together.

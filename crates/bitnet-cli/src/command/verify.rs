@@ -3,12 +3,12 @@
 mod receipt;
 
 use crate::console::Console;
-use crate::model_args::{ModelArgs, engine_of};
+use crate::model_args::{ModelArgs, ModelFiles, engine_of};
 use crate::numbers;
 use anyhow::{Context, bail};
 use bitnet::formats::gguf;
 use bitnet::kernels::{Isa, self_test};
-use bitnet::models::catalogue;
+use bitnet::models::{catalogue, side_car_files};
 use clap::Args;
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<()> {
         return receipt::check(path, &args.model, args.json, console);
     }
     let checkpoint = args.model.files.checkpoint(console)?;
-    let files = hash_files(args.model.files.path.model.as_deref(), console)?;
+    let files = hash_files(&args.model.files, console)?;
     let known = catalogue::of(&checkpoint);
     let published = known.and_then(|entry| {
         entry.sha256.iter().find(|(_, digest)| files.iter().any(|f| f.sha256 == *digest)).map(|(name, _)| *name)
@@ -127,13 +127,19 @@ pub(crate) fn run(args: &VerifyArgs, console: &Console) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The model's files: all parts of a GGUF, the weights of a directory, or the embedded model.
-fn hash_files(path: Option<&Path>, console: &Console) -> anyhow::Result<Vec<Hashed>> {
-    let Some(path) = path else { return Ok(embedded().into_iter().collect()) };
-    let files = if path.is_dir() { weights_in(path)? } else { gguf::parts(path) };
-    let sizes = files.iter().map(|f| Ok(std::fs::metadata(f)?.len())).sum::<io::Result<u64>>()?;
-    let bar = console.byte_bar("hashing", sizes);
-    let hashed = files.iter().map(|file| hash_file(file, &bar).with_context(|| file.display().to_string())).collect();
+/// The model's files: all parts of a GGUF, the weights of a directory, or the embedded model; then those of the side-car.
+fn hash_files(files: &ModelFiles, console: &Console) -> anyhow::Result<Vec<Hashed>> {
+    let mut paths = match &files.path.model {
+        None => Vec::new(),
+        Some(path) if path.is_dir() => weights_in(path)?,
+        Some(path) => gguf::parts(path),
+    };
+    paths.extend(files.lora.iter().flat_map(|path| side_car_files(path)));
+    let size = |path: &PathBuf| Ok(std::fs::metadata(path).with_context(|| path.display().to_string())?.len());
+    let bar = console.byte_bar("hashing", paths.iter().map(size).sum::<anyhow::Result<u64>>()?);
+    let hashed = paths.iter().map(|path| hash_file(path, &bar).with_context(|| path.display().to_string()));
+    let embedded = files.path.model.is_none().then(embedded).flatten();
+    let hashed = embedded.into_iter().map(Ok).chain(hashed).collect();
     bar.finish_and_clear();
     hashed
 }

@@ -137,6 +137,17 @@ fn a_side_car_is_trained_and_runs_beside_its_model() {
     let (with, without) = (perplexity(&["--lora", text(&adapter)]), perplexity(&[]));
     assert!(with < without - 0.1, "{with} {without}");
     output(["run", "One", "--model", text(&model), "--lora", text(&adapter), "-n", "4"]).succeeds();
+    // a receipt knows the side-car, and holds with no other
+    let receipt = at("receipt.json");
+    output(["verify", "--model", text(&model), "--lora", text(&adapter), "--receipt", text(&receipt)]).succeeds();
+    let check = ["verify", "--check", text(&receipt)];
+    output(check).succeeds();
+    let settings = adapter.join("adapter_config.json");
+    let as_trained = std::fs::read_to_string(&settings).expect("settings");
+    std::fs::write(&settings, as_trained.clone() + " ").expect("writable");
+    let refused = output(check).fails(1);
+    assert!(refused.contains("side-car is another"), "{refused}");
+    std::fs::write(&settings, as_trained).expect("writable");
     let none = at("none");
     for last in [&[][..], &["--last"]] {
         let export = ["export", "--model", text(&out), "--output", text(&none), "--type", "i2_s"];

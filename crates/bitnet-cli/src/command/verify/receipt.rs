@@ -7,6 +7,7 @@ use super::{Hashed, hash_files};
 use crate::console::Console;
 use crate::machine;
 use crate::model_args::{ModelArgs, engine_of};
+use crate::whole_file::whole_file;
 use anyhow::{Context, bail};
 use bitnet::inference::tracking::TrackReport;
 use bitnet::kernels::{Isa, self_test};
@@ -34,6 +35,10 @@ pub(super) struct Receipt {
     bitnet: String,
     /// `null`: the embedded model.
     model: Option<PathBuf>,
+    /// LoRA side-car beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lora: Option<PathBuf>,
+    /// Of the model, then of the side-car.
     files: Vec<Hashed>,
     /// Overrides of how weights are read.
     load_options: Vec<String>,
@@ -108,6 +113,7 @@ pub(super) fn make(
         schema: SCHEMA.into(),
         bitnet: env!("CARGO_PKG_VERSION").into(),
         model: args.files.path.model.clone(),
+        lora: args.files.lora.clone(),
         files,
         load_options: args.files.load.given(),
         kv_format: args.compute.kv.format.to_string(),
@@ -165,7 +171,7 @@ impl Tier {
 impl Receipt {
     pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(self)? + "\n";
-        std::fs::write(path, text).with_context(|| path.display().to_string())
+        whole_file(path, |file| Ok(file.write_all(text.as_bytes())?)).with_context(|| path.display().to_string())
     }
 
     fn read(path: &Path) -> anyhow::Result<Self> {
@@ -219,14 +225,19 @@ pub(super) fn check(path: &Path, args: &ModelArgs, json: bool, console: &Console
     if args.files.path.model.is_none() {
         args.files.path.model.clone_from(&receipt.model);
     }
-    let files = hash_files(args.files.path.model.as_deref(), console)?;
+    if args.files.lora.is_none() {
+        args.files.lora.clone_from(&receipt.lora);
+    }
+    let files = hash_files(&args.files, console)?;
     let digests = |files: &[Hashed]| files.iter().map(|file| file.sha256.clone()).collect::<Vec<_>>();
     if digests(&files) != digests(&receipt.files) {
         bail!(
-            "{} is not the model of the receipt: SHA-256 {} here, {} there; --model gives the path of the right one",
+            "{} is not the model of the receipt{}: SHA-256 {} here, {} there; --model{} gives the path of the right one",
             args.files.path.name(),
+            if args.files.lora.is_some() { ", or its side-car is another" } else { "" },
             digests(&files).join(", "),
-            digests(&receipt.files).join(", ")
+            digests(&receipt.files).join(", "),
+            if args.files.lora.is_some() { " or --lora" } else { "" },
         );
     }
     let checkpoint = args.files.checkpoint(console)?;
