@@ -3,7 +3,7 @@
 use crate::dense_formats::{BF16, F16, F32, Format, PANEL, Panel, Q4_0, Q4K, Q6K, Q8_0, Ternary};
 use crate::lanes::{Kernel, LANES, Lanes, dispatch};
 use crate::selection::Selection;
-use crate::threads::{COLUMN_STEP, ColumnTile};
+use crate::threads::ColumnTile;
 use crate::{Cpu, DenseFormat, DenseWeights, KernelError, Rows};
 use bytes::Bytes;
 use std::ops::Deref;
@@ -235,14 +235,11 @@ pub(crate) fn multiply(
     outs: &mut [&mut Rows],
 ) {
     assert_eq!(weights.len(), outs.len(), "one output per matrix");
-    let mut total = 0;
     for (weights, out) in weights.iter().zip(outs.iter()) {
         assert_eq!((weights.cols, weights.rows), (cols, out.cols()), "shape of a dense matrix");
-        total += weights.rows;
     }
     let worth = WORTH_A_THREAD / x.len().max(1);
-    let grain = (total / (8 * cpu.threads())).max(worth).max(COLUMN_STEP);
-    cpu.pool().columns(outs, grain, |matrix, tile| {
+    cpu.pool().columns(outs, worth..usize::MAX, |matrix, tile| {
         dispatch(cpu.isa(), Tile { x, weights: weights[matrix], first_row, tile });
     });
 }

@@ -31,6 +31,7 @@ mod logits;
 mod norm;
 mod peak;
 mod planes;
+mod portions;
 mod quantize;
 mod rope_store;
 mod selection;

@@ -97,8 +97,9 @@ pub(crate) struct Planes {
     blocks: usize,
     coarse_row: usize,
     coarse: Aligned<u8>,
-    /// Of every row the fine plane, then the finest.
-    closer: Aligned<u8>,
+    /// By itself, since several queries read it whole.
+    fine: Aligned<u8>,
+    finest: Aligned<u8>,
     facts: Aligned<RowFacts>,
     /// At least the length of every row that is approximated.
     longest: f32,
@@ -125,7 +126,8 @@ impl Planes {
             blocks,
             coarse_row,
             coarse: Aligned::zeroed(what, rows.saturating_mul(coarse_row))?,
-            closer: Aligned::zeroed(what, rows.saturating_mul(2 * blocks * BITS))?,
+            fine: Aligned::zeroed(what, rows.saturating_mul(blocks * BITS))?,
+            finest: Aligned::zeroed(what, rows.saturating_mul(blocks * BITS))?,
             facts: Aligned::zeroed(what, rows)?,
             longest: 0.0,
         })
@@ -134,23 +136,27 @@ impl Planes {
     /// Planes of any codes, to compare sums with.
     pub(crate) fn of_codes(rows: usize, cols: usize, mut code: impl FnMut() -> u8) -> Result<Planes, KernelError> {
         let mut planes = Planes::reserve(rows, cols)?;
-        planes.coarse.iter_mut().chain(planes.closer.iter_mut()).for_each(|byte| *byte = code());
+        planes
+            .coarse
+            .iter_mut()
+            .chain(planes.fine.iter_mut())
+            .chain(planes.finest.iter_mut())
+            .for_each(|byte| *byte = code());
         Ok(planes)
     }
 
     /// Quantises all rows. Allocates nothing.
     pub(crate) fn fill(&mut self, cpu: &Cpu, dense: &Dense) {
-        let (coarse, closer) = (self.coarse_row, 2 * self.blocks * BITS);
-        let grain = crate::threads::grain(dense.cols());
-        let (coarse, closer) = ((&mut *self.coarse, coarse), (&mut *self.closer, closer));
+        let bits = self.fine_row_bytes();
         cpu.pool().zip_rows(
             dense.rows(),
-            grain,
-            coarse,
-            closer,
+            crate::threads::grain(dense.cols()),
+            (&mut *self.coarse, self.coarse_row),
+            (&mut *self.fine, bits),
+            (&mut *self.finest, bits),
             (&mut *self.facts, 1),
-            |row, coarse, closer, facts| {
-                facts[0] = dispatch(cpu.isa(), Encode { dense, row, coarse, closer });
+            |row, coarse, fine, finest, facts| {
+                facts[0] = dispatch(cpu.isa(), Encode { dense, row, coarse, fine, finest });
             },
         );
         let lengths = self.facts.iter().map(|facts| facts.length);
@@ -179,22 +185,18 @@ impl Planes {
     /// The codes of some rows.
     pub(crate) fn rows(&self, rows: std::ops::Range<usize>) -> CodeRows<'_> {
         let coarse = &self.coarse[rows.start * self.coarse_row..rows.end * self.coarse_row];
-        let closer = &self.closer[2 * rows.start * self.blocks * BITS..2 * rows.end * self.blocks * BITS];
-        CodeRows { coarse, closer, row_bytes: self.coarse_row, blocks: self.blocks }
+        let fine = &self.fine[rows.start * self.fine_row_bytes()..rows.end * self.fine_row_bytes()];
+        CodeRows { coarse, fine, row_bytes: self.coarse_row, blocks: self.blocks }
     }
 
     /// The fine bits of a row.
     pub(crate) fn fine(&self, row: usize) -> &[u8] {
-        self.closer_bits(2 * row)
+        &self.fine[row * self.fine_row_bytes()..(row + 1) * self.fine_row_bytes()]
     }
 
     /// The finest bits of a row.
     pub(crate) fn finest(&self, row: usize) -> &[u8] {
-        self.closer_bits(2 * row + 1)
-    }
-
-    fn closer_bits(&self, number: usize) -> &[u8] {
-        &self.closer[number * self.blocks * BITS..(number + 1) * self.blocks * BITS]
+        &self.finest[row * self.fine_row_bytes()..(row + 1) * self.fine_row_bytes()]
     }
 
     /// What is known about every row.
@@ -207,7 +209,7 @@ impl Planes {
 #[derive(Clone, Copy)]
 pub(crate) struct CodeRows<'a> {
     coarse: &'a [u8],
-    closer: &'a [u8],
+    fine: &'a [u8],
     row_bytes: usize,
     blocks: usize,
 }
@@ -240,7 +242,7 @@ impl<'a> CodeRows<'a> {
     pub(crate) fn row(&self, row: usize) -> CodeRow<'a> {
         let coarse = &self.coarse[row * self.row_bytes..(row + 1) * self.row_bytes];
         let (halves, bits) = coarse.split_at(self.blocks * HALVES);
-        let fine = &self.closer[2 * row * self.blocks * BITS..][..self.blocks * BITS];
+        let fine = &self.fine[row * self.blocks * BITS..][..self.blocks * BITS];
         let bits = bits[..self.blocks * BITS].as_chunks().0;
         CodeRow { halves: halves.as_chunks().0, bits, fine: fine.as_chunks().0 }
     }
@@ -251,7 +253,8 @@ struct Encode<'a> {
     dense: &'a Dense,
     row: usize,
     coarse: &'a mut [u8],
-    closer: &'a mut [u8],
+    fine: &'a mut [u8],
+    finest: &'a mut [u8],
 }
 
 /// Adding and subtracting it rounds small numbers to whole ones.
@@ -288,7 +291,7 @@ impl Kernel for Encode<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> RowFacts {
-        let Encode { dense, row, coarse, closer } = self;
+        let Encode { dense, row, coarse, fine, finest } = self;
         let cols = dense.cols();
         let mut panel = [[0.0; LANES]; PANEL / LANES];
         let (mut max, mut squares) = (l.splat(0.0), l.splat(0.0));
@@ -339,7 +342,6 @@ impl Kernel for Encode<'_> {
         let (halves, bits) = coarse.split_at_mut(cols.div_ceil(BLOCK) * HALVES);
         let (halves, _) = halves.as_chunks_mut::<HALVES>();
         let (bits, _) = bits.as_chunks_mut::<BITS>();
-        let (fine, finest) = closer.split_at_mut(cols.div_ceil(BLOCK) * BITS);
         let (fine, _) = fine.as_chunks_mut::<BITS>();
         let (finest, _) = finest.as_chunks_mut::<BITS>();
         let mut codes = [[0; LANES]; PANEL / LANES];

@@ -26,11 +26,12 @@ pub(crate) fn run(cpu: &Cpu, x: &Rows, norm: Option<&NormWeight>, out: &mut Quan
     out.set_len(x.len());
     let (stride, grain) = (out.stride(), GRAIN / x.cols().max(1));
     let (codes, scales, sums) = out.parts_mut();
-    let body = |row: usize, codes: &mut [i8], scale: &mut [RowScale], sums: &mut [i32]| {
+    let body = |row: usize, codes: &mut [i8], scale: &mut [RowScale], sums: &mut [i32], _: &mut [()]| {
         let norm = norm.map(|norm| (norm::inverse_rms(cpu.isa(), x.row(row), norm.eps), &norm.weight[..]));
         scale[0] = quantize(cpu.isa(), x.row(row), norm, codes, sums);
     };
-    cpu.pool().zip_rows(x.len(), grain, (codes, stride), (scales, 1), (sums, stride / SUM_LEN), body);
+    let sums = (sums, stride / SUM_LEN);
+    cpu.pool().zip_rows(x.len(), grain, (codes, stride), (scales, 1), sums, (&mut [], 0), body);
 }
 
 /// One row; `norm` is the inverse root mean square and the weight. The only definition: tiers compile it for their

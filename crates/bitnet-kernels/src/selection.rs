@@ -27,6 +27,8 @@ const MAX_QUERIES: usize = 16;
 const PAUSE: u32 = 32;
 /// Rows that are looked at together.
 const GROUP: usize = 64;
+/// Rows that a thread takes at a time.
+const GRAIN: Range<usize> = 4 * GROUP..usize::MAX;
 
 /// Memory of a head for selections. The planes are made at the second step that could use them: a single token is faster
 /// without.
@@ -102,7 +104,7 @@ impl Selection {
             }
         }
         let look = Look::suiting(&self.queries[..tops.len()]);
-        let first = self.approximate(cpu, look, head, out);
+        let first = self.approximate(cpu, look, out);
         let bytes = self.planes.look_bytes(look) as u64 + self.select(cpu, first, x, head, tops, out)?;
         // another row costs the full head about an eighth more
         if bytes >= (head.bytes() / 8 * (7 + tops.len())) as u64 {
@@ -112,10 +114,9 @@ impl Selection {
     }
 
     /// Fills `out` with approximations.
-    fn approximate(&self, cpu: &Cpu, look: Look, head: &Dense, out: &mut Rows) -> First {
+    fn approximate(&self, cpu: &Cpu, look: Look, out: &mut Rows) -> First {
         let queries = &self.queries[..out.len()];
-        let grain = (head.rows() / (32 * cpu.threads())).clamp(GROUP, 4096);
-        cpu.pool().columns(&mut [out], grain, |_, mut tile| {
+        cpu.pool().columns(&mut [out], GRAIN, |_, mut tile| {
             let rows = tile.columns();
             let facts = &self.planes.facts()[rows.clone()];
             let mut logits: [&mut [f32]; MAX_QUERIES] = Default::default();
@@ -169,8 +170,7 @@ impl Selection {
         let bound = first.bounds[..tops.len()].iter().fold(Bound::default(), |most, &bound| most.larger(bound));
         let looks = Looks { isa, first, planes, queries, bound, floors, head, x };
         let (read, healthy) = (AtomicU64::new(0), AtomicBool::new(true));
-        let grain = (head.rows() / (8 * cpu.threads())).max(GROUP);
-        cpu.pool().columns(&mut [out], grain, |_, mut tile| {
+        cpu.pool().columns(&mut [out], GRAIN, |_, mut tile| {
             let columns = tile.columns();
             for first in columns.clone().step_by(GROUP) {
                 let (bytes, finite) = looks.group(first..columns.end.min(first + GROUP), &mut tile);

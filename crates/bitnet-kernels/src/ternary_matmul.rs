@@ -19,14 +19,12 @@ use crate::{Activation, Cpu, Isa, KernelError, TernaryScales, TernaryWeights, ad
 /// Rows that the tiers compute together.
 #[cfg(target_arch = "x86_64")]
 pub(crate) const ROW_TILE: usize = 4;
-/// Weight bytes that a thread takes at a time: at least enough to make the hand-over cheap, at most what the threads can
-/// share evenly.
+/// Weight bytes that a thread takes at a time: at least enough to make the hand-over cheap; in prompts at most what stays near.
 const GRAIN: Range<usize> = 32 * 1024..256 * 1024;
-/// Tokens from which on a thread may take four times as much on tiers that prepare activations for each part: hand-over and
-/// evenness cost nothing then.
+/// Tokens from which on that is so; four times as much on tiers that prepare activations for each part.
 const PROMPT: usize = 20;
-/// Tokens from which on results are combined with what they meet while they are near; fewer fit the caches anyway.
-const FUSED: usize = 16;
+/// Tokens from which on results are combined with what they meet while they are near.
+const FUSED: usize = 2;
 /// How many tokens ahead the cache is told of results.
 const AHEAD: usize = 8;
 
@@ -235,10 +233,12 @@ fn share(
         return;
     }
     let row_bytes = x.cols().div_ceil(128) * 32;
-    let bytes = weights.iter().map(|ternary| ternary.rows() * row_bytes).sum::<usize>();
-    let prepares = cpu.isa() != Isa::Amx;
-    let most = if prepares && x.len() >= PROMPT { 4 * GRAIN.end } else { GRAIN.end };
-    let grain = (bytes / (4 * cpu.threads())).clamp(GRAIN.start, most) / row_bytes;
+    let most = match x.len() {
+        ..PROMPT => usize::MAX,
+        PROMPT.. if cpu.isa() == Isa::Amx => GRAIN.end,
+        PROMPT.. => 4 * GRAIN.end,
+    };
+    let grain = GRAIN.start / row_bytes..most / row_bytes;
     cpu.pool().columns(outs, grain, |matrix, mut tile| body(matrix, &mut tile));
 }
 

@@ -18,6 +18,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::Rows;
+use crate::portions::Portions;
 
 /// Looks at what a thread waits for before it sleeps: first in a row, which takes some 3 µs, then offering the processor to others
 /// in between, which takes some hundred µs when nobody wants it. Waking a sleeper costs some 50 µs, and the pauses between the
@@ -260,31 +261,33 @@ impl Pool {
         });
     }
 
-    /// Calls `body(index, a_row, b_row, c_row)` for `rows` rows of three arrays with row lengths `a.1`, `b.1`, `c.1`;
+    /// Calls `body(index, a_row, b_row, c_row, d_row)` for `rows` rows of four arrays with row lengths `a.1`, `b.1`, `c.1`, `d.1`;
     /// `grain` rows at a time go to a thread.
-    pub(crate) fn zip_rows<A: Send, B: Send, C: Send>(
+    pub(crate) fn zip_rows<A: Send, B: Send, C: Send, D: Send>(
         &self,
         rows: usize,
         grain: usize,
         a: (&mut [A], usize),
         b: (&mut [B], usize),
         c: (&mut [C], usize),
-        body: impl Fn(usize, &mut [A], &mut [B], &mut [C]) + Sync,
+        d: (&mut [D], usize),
+        body: impl Fn(usize, &mut [A], &mut [B], &mut [C], &mut [D]) + Sync,
     ) {
-        let ((a, a_len), (b, b_len), (c, c_len)) = (a, b, c);
-        let (a, b, c) = (Disjoint::new(a), Disjoint::new(b), Disjoint::new(c));
+        let ((a, a_len), (b, b_len), (c, c_len), (d, d_len)) = (a, b, c, d);
+        let (a, b, c, d) = (Disjoint::new(a), Disjoint::new(b), Disjoint::new(c), Disjoint::new(d));
         let grain = grain.max(1);
         self.run(rows.div_ceil(grain), |part| {
             for row in part * grain..((part + 1) * grain).min(rows) {
                 // SAFETY: each row belongs to one part, and the rows of an array do not overlap.
-                let (a, b, c) = unsafe {
+                let (a, b, c, d) = unsafe {
                     (
                         a.slice(row * a_len..(row + 1) * a_len),
                         b.slice(row * b_len..(row + 1) * b_len),
                         c.slice(row * c_len..(row + 1) * c_len),
+                        d.slice(row * d_len..(row + 1) * d_len),
                     )
                 };
-                body(row, a, b, c);
+                body(row, a, b, c, d);
             }
         });
     }
@@ -309,31 +312,37 @@ impl Pool {
     }
 
     /// Splits the columns of all `outs` among the threads: every column range of every matrix goes to one call of
-    /// `body(matrix, tile)`, which may write these columns of all rows. Ranges start at multiples of [`COLUMN_STEP`]
-    /// and are at most about `grain` columns wide, all of a matrix about the same.
-    pub(crate) fn columns(&self, outs: &mut [&mut Rows], grain: usize, body: impl Fn(usize, ColumnTile<'_>) + Sync) {
-        let grain = grain.max(1).next_multiple_of(COLUMN_STEP);
+    /// `body(matrix, tile)`, which may write these columns of all rows. Ranges start at multiples of [`COLUMN_STEP`], and a thread
+    /// takes about `grain` columns at a time (see [`Portions`]).
+    pub(crate) fn columns(
+        &self,
+        outs: &mut [&mut Rows],
+        grain: Range<usize>,
+        body: impl Fn(usize, ColumnTile<'_>) + Sync,
+    ) {
         for (pass, outs) in outs.chunks_mut(MATRICES).enumerate() {
-            let count = outs.len();
-            let mut ends = [0; MATRICES]; // running totals of the parts of each matrix
-            let mut widths = [0; MATRICES]; // of the parts
+            let mut ends = [0; MATRICES]; // running totals of the steps of each matrix
             let mut targets: [Option<Target<'_>>; MATRICES] = [const { None }; MATRICES];
             let mut total = 0;
             for (i, out) in outs.iter_mut().enumerate() {
                 let (rows, cols) = (out.len(), out.cols());
-                let parts = cols.div_ceil(grain);
-                widths[i] = cols.div_ceil(parts.max(1)).next_multiple_of(COLUMN_STEP);
-                total += parts;
+                total += cols.div_ceil(COLUMN_STEP);
                 ends[i] = total;
                 targets[i] = Some(Target { data: Disjoint::new(out.data_mut()), rows, cols });
             }
-            self.run(total, |part| {
-                let matrix = ends[..count].partition_point(|&end| end <= part);
-                let first = part - if matrix == 0 { 0 } else { ends[matrix - 1] };
-                if let Some(target) = &targets[matrix] {
-                    let width = widths[matrix];
-                    let columns = (first * width).min(target.cols)..((first + 1) * width).min(target.cols);
-                    body(pass * MATRICES + matrix, ColumnTile { target, columns, rows: 0..target.rows });
+            let (least, most) = (grain.start.div_ceil(COLUMN_STEP), grain.end.div_ceil(COLUMN_STEP));
+            let portions = Portions { total, threads: self.threads(), least, most };
+            self.run(portions.count(), |number| {
+                let steps = portions.get(number);
+                let mut start = 0;
+                for (i, (target, end)) in targets.iter().flatten().zip(ends).enumerate() {
+                    let steps = steps.start.max(start)..steps.end.min(end);
+                    if !steps.is_empty() {
+                        let columns = (steps.start - start) * COLUMN_STEP..(steps.end - start) * COLUMN_STEP;
+                        let columns = columns.start..columns.end.min(target.cols);
+                        body(pass * MATRICES + i, ColumnTile { target, columns, rows: 0..target.rows });
+                    }
+                    start = end;
                 }
             });
         }
@@ -535,7 +544,7 @@ mod tests {
         let mut outs: Vec<Rows> = sizes.iter().map(|&cols| Rows::new(3, cols).unwrap()).collect();
         outs.iter_mut().for_each(|out| out.set_len(3));
         let mut refs: Vec<&mut Rows> = outs.iter_mut().collect();
-        pool.columns(&mut refs, 1, |matrix, mut tile| {
+        pool.columns(&mut refs, 1..1000, |matrix, mut tile| {
             assert_eq!(tile.columns().start % COLUMN_STEP, 0);
             for row in tile.rows() {
                 let start = tile.columns().start;
@@ -553,15 +562,16 @@ mod tests {
         }
     }
 
-    /// Rows of three arrays go together.
+    /// Rows of four arrays go together.
     #[test]
     fn zipped_rows_belong_together() {
         let pool = Pool::new(2).unwrap();
-        let (mut a, mut b, mut c) = ([0u8; 12], [0u16; 6], [0u32; 18]);
-        pool.zip_rows(6, 1, (&mut a, 2), (&mut b, 1), (&mut c, 3), |row, a, b, c| {
+        let (mut a, mut b, mut c, mut d) = ([0u8; 12], [0u16; 6], [0u32; 18], [0i8; 0]);
+        pool.zip_rows(6, 1, (&mut a, 2), (&mut b, 1), (&mut c, 3), (&mut d, 0), |row, a, b, c, d| {
             a.fill(row as u8);
             b.fill(row as u16);
             c.fill(row as u32);
+            assert!(d.is_empty());
         });
         assert!((0..12).all(|i| a[i] == (i / 2) as u8) && (0..6).all(|i| b[i] == i as u16));
         assert!((0..18).all(|i| c[i] == (i / 3) as u32));

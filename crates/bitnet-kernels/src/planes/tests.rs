@@ -149,7 +149,8 @@ fn tiers_agree() {
         let integers: Vec<f64> = (0..cols).map(|i| (f64::from(x[i]) / query.scale).round()).collect();
         for isa in Isa::available() {
             let mut planes = planes(&cpu(isa), &rows);
-            assert!(*planes.coarse == *oracle.coarse && *planes.closer == *oracle.closer, "codes of {isa}");
+            assert!(*planes.coarse == *oracle.coarse, "codes of {isa}");
+            assert!(*planes.fine == *oracle.fine && *planes.finest == *oracle.finest, "codes of {isa}");
             let facts = |p: &Planes| p.facts().iter().map(|f| format!("{f:?}")).collect::<Vec<_>>();
             assert_eq!(facts(&planes), facts(&oracle), "{isa}");
             let sums = |isa, look, planes: &Planes, queries: &[Query]| {
@@ -202,7 +203,8 @@ fn tiers_agree() {
             }
             // the largest codes and activations there are
             planes.coarse.fill(0xff);
-            planes.closer.fill(0xff);
+            planes.fine.fill(0xff);
+            planes.finest.fill(0xff);
             for extreme in [-128, 127] {
                 query.high.fill(if extreme < 0 { -127 } else { 127 });
                 query.low.fill(extreme);

@@ -61,7 +61,7 @@ fn the_bound_is_reached() {
             );
 
             for (part, kept) in [(1.0, true), (0.8, true), (0.6, false), (0.0, false)] {
-                let mut first = selection.approximate(&cpu, look, &head, &mut out);
+                let mut first = selection.approximate(&cpu, look, &mut out);
                 first.bounds[0].error *= part;
                 selection.select(&cpu, first, &x, &head, &[top], &mut out).expect("finite logits");
                 assert_eq!(

@@ -86,6 +86,7 @@ fn row_avx512<const FINE: bool, const Q: usize>(row: CodeRow<'_>, queries: &[Que
     let mut sums = [[_mm512_setzero_si512(); QUERIES]; 2];
     for (block, halves) in row.halves.iter().enumerate() {
         _mm_prefetch::<_MM_HINT_T0>(halves.as_ptr().wrapping_add(PREFETCH).cast()); // may name any address
+        _mm_prefetch::<_MM_HINT_T0>(bits[block].as_ptr().wrapping_add(PREFETCH).cast());
         let mut codes = unpack_512(halves, &bits[block], one);
         if FINE {
             _mm_prefetch::<_MM_HINT_T0>(fine[block].as_ptr().wrapping_add(PREFETCH).cast());
@@ -208,7 +209,13 @@ fn row<const FINE: bool, const Q: usize>(b: impl Bytes, row: CodeRow<'_>, querie
     let mut sums = [[b.zero(); 2]; Q];
     for (block, halves) in row.halves.iter().enumerate() {
         // SAFETY: a prefetch may name any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(halves.as_ptr().wrapping_add(PREFETCH).cast()) };
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(halves.as_ptr().wrapping_add(PREFETCH).cast());
+            _mm_prefetch::<_MM_HINT_T0>(bits[block].as_ptr().wrapping_add(PREFETCH).cast());
+            if FINE {
+                _mm_prefetch::<_MM_HINT_T0>(fine[block].as_ptr().wrapping_add(PREFETCH).cast());
+            }
+        }
         // No closures around instructions: they would not have the features, and may be called.
         let mut codes = [b.zero(); BLOCK / 16];
         for i in 0..BLOCK / width(b) {
