@@ -43,19 +43,28 @@ pub(crate) unsafe fn multiply(panel: Panel<'_>, x: &Quantized, mut store: impl F
     if x.len() > FEW {
         return many_tokens(panel, x, &mut store);
     }
+    match std::arch::is_x86_feature_detected!("gfni") {
+        true => few::<true>(panel, x, &mut store),
+        false => few::<false>(panel, x, &mut store),
+    }
+}
+
+/// All rows for at most [`FEW`] tokens; with `GFNI` the processor must have it.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn few<const GFNI: bool>(panel: Panel<'_>, x: &Quantized, store: &mut impl FnMut(usize, usize, &[i32])) {
     let mut token = 0;
     while token < x.len() {
         let left = x.len() - token;
         let count = left.div_ceil(left.div_ceil(8));
         match count {
-            1 => one_token(panel, x, token, &mut store),
-            2 => few_tokens::<2, 4>(panel, x, token, &mut store),
-            3 => few_tokens::<3, 4>(panel, x, token, &mut store),
-            4 => few_tokens::<4, 4>(panel, x, token, &mut store),
-            5 => few_tokens::<5, 4>(panel, x, token, &mut store),
-            6 => few_tokens::<6, 3>(panel, x, token, &mut store),
-            7 => few_tokens::<7, 3>(panel, x, token, &mut store),
-            _ => few_tokens::<8, 3>(panel, x, token, &mut store),
+            1 => one_token(panel, x, token, store),
+            2 => few_tokens::<2, 4, GFNI>(panel, x, token, store),
+            3 => few_tokens::<3, 4, GFNI>(panel, x, token, store),
+            4 => few_tokens::<4, 4, GFNI>(panel, x, token, store),
+            5 => few_tokens::<5, 4, GFNI>(panel, x, token, store),
+            6 => few_tokens::<6, 3, GFNI>(panel, x, token, store),
+            7 => few_tokens::<7, 3, GFNI>(panel, x, token, store),
+            _ => few_tokens::<8, 3, GFNI>(panel, x, token, store),
         }
         token += count;
     }
@@ -82,7 +91,7 @@ fn one_token(panel: Panel<'_>, x: &Quantized, token: usize, store: &mut impl FnM
 /// All rows for `T` tokens from `token`. Weights are unpacked in registers, `R` rows at a time, which share every load of
 /// activations.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn few_tokens<const T: usize, const R: usize>(
+fn few_tokens<const T: usize, const R: usize, const GFNI: bool>(
     panel: Panel<'_>,
     x: &Quantized,
     token: usize,
@@ -99,7 +108,7 @@ fn few_tokens<const T: usize, const R: usize>(
             for r in 0..R {
                 codes[r] = panel.row((first + start + r).min(last));
             }
-            let products = dot_few(codes, activations);
+            let products = dot_few::<T, R, GFNI>(codes, activations);
             for r in 0..R.min(rows - start) {
                 for t in 0..T {
                     sums[t][start + r] = products[r][t];
@@ -115,8 +124,10 @@ fn few_tokens<const T: usize, const R: usize>(
 /// Products of `R` rows with `T` tokens, of which there are at most eight.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dot_few<const T: usize, const R: usize>(codes: [&[u8]; R], activations: [&[i8]; T]) -> [[i32; 8]; R] {
-    let mask = _mm512_set1_epi8(3);
+fn dot_few<const T: usize, const R: usize, const GFNI: bool>(
+    codes: [&[u8]; R],
+    activations: [&[i8]; T],
+) -> [[i32; 8]; R] {
     let mut acc = [[_mm512_setzero_si512(); 8]; R];
     for unit in 0..units(&codes, &activations) {
         let mut bits = [_mm512_setzero_si512(); R];
@@ -127,14 +138,7 @@ fn dot_few<const T: usize, const R: usize>(codes: [&[u8]; R], activations: [&[i8
         for chunk in 0..4 {
             let mut code = [_mm512_setzero_si512(); R];
             for r in 0..R {
-                // Bits that cross bytes are masked away.
-                let moved = match chunk {
-                    0 => _mm512_srli_epi16::<6>(bits[r]),
-                    1 => _mm512_srli_epi16::<4>(bits[r]),
-                    2 => _mm512_srli_epi16::<2>(bits[r]),
-                    _ => bits[r],
-                };
-                code[r] = _mm512_and_si512(moved, mask);
+                code[r] = if GFNI { moved_bits(bits[r], chunk) } else { shifted_bits(bits[r], chunk) };
             }
             for t in 0..T {
                 let q = load_chunk(activations[t], unit, chunk);
@@ -149,6 +153,39 @@ fn dot_few<const T: usize, const R: usize>(codes: [&[u8]; R], activations: [&[i8
         out[r] = eight_sums(acc[r]);
     }
     out
+}
+
+/// The codes of `chunk`: bits `7 - 2 chunk` and `6 - 2 chunk` of every byte.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn shifted_bits(bits: __m512i, chunk: usize) -> __m512i {
+    let moved = match chunk {
+        0 => _mm512_srli_epi16::<6>(bits),
+        1 => _mm512_srli_epi16::<4>(bits),
+        2 => _mm512_srli_epi16::<2>(bits),
+        _ => bits,
+    };
+    _mm512_and_si512(moved, _mm512_set1_epi8(3)) // bits that cross bytes are masked away
+}
+
+/// The same in one instruction. The processor must have GFNI.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn moved_bits(bits: __m512i, chunk: usize) -> __m512i {
+    /// Bit matrices that give a byte's bits `p + 1` and `p` for p = 6, 4, 2, 0: byte `7 - i` of each makes bit `i`.
+    static MATRICES: [u64; 4] = [0x4080 << 48, 0x1020 << 48, 0x0408 << 48, 0x0102 << 48];
+    let codes;
+    // SAFETY: reads one of the matrices. (The intrinsic would be called, not inlined, for its feature is not one of the callers'.)
+    unsafe {
+        std::arch::asm!(
+            "vgf2p8affineqb {codes}, {bits}, qword ptr [{matrix}]{{1to8}}, 0",
+            codes = out(zmm_reg) codes,
+            bits = in(zmm_reg) bits,
+            matrix = in(reg) &MATRICES[chunk],
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    codes
 }
 
 /// Four consecutive columns, of sixteen tokens or of sixteen places of a row of weights.
@@ -261,19 +298,12 @@ fn arrange(x: &Quantized, tokens: Range<usize>, units: Range<usize>, out: &mut [
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn unpack(panel: Panel<'_>, rows: Range<usize>, units: Range<usize>, out: &mut Unpacked) {
-    let mask = _mm512_set1_epi8(3);
     for (r, out) in out.iter_mut().enumerate() {
         let row = panel.row((rows.start + r).min(rows.end - 1));
         for (unit, out) in units.clone().zip(out.as_chunks_mut().0) {
             prefetch(row, unit);
             let bits = load_unit(row, unit);
-            // Bits that cross bytes are masked away.
-            *out = [
-                _mm512_and_si512(_mm512_srli_epi16::<6>(bits), mask),
-                _mm512_and_si512(_mm512_srli_epi16::<4>(bits), mask),
-                _mm512_and_si512(_mm512_srli_epi16::<2>(bits), mask),
-                _mm512_and_si512(bits, mask),
-            ];
+            *out = [shifted_bits(bits, 0), shifted_bits(bits, 1), shifted_bits(bits, 2), shifted_bits(bits, 3)];
         }
     }
 }
@@ -440,4 +470,32 @@ fn four_sums(v: [__m512i; ROW_TILE]) -> [i32; ROW_TILE] {
 pub(crate) unsafe fn multiply_groups(panel: GroupPanel<'_>, x: &Quantized, store: impl FnMut(usize, usize, &[f32])) {
     // SAFETY: this function has the features.
     ternary_vectors::multiply_groups(unsafe { Ymm::<Avx512Vnni>::new() }, panel, x, store);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+
+    /// Where there is GFNI, nothing else would run the other way.
+    #[test]
+    fn codes_are_the_same_with_and_without_gfni() {
+        if !Isa::available().contains(&Isa::Avx512Vnni) {
+            eprintln!("SKIPPED: this processor has no AVX-512 VNNI");
+            return;
+        }
+        let bytes: [u8; 64] = std::array::from_fn(|i| (i * 73 + 11) as u8);
+        let gfni = std::arch::is_x86_feature_detected!("gfni");
+        for chunk in 0..4 {
+            let expected = bytes.map(|byte| byte >> (6 - 2 * chunk) & 3);
+            // SAFETY: the processor has AVX-512 F and BW, and GFNI where `moved_bits` is called; vectors are arrays of bytes.
+            unsafe {
+                let bits = _mm512_loadu_si512(bytes.as_ptr().cast());
+                assert_eq!(std::mem::transmute::<__m512i, [u8; 64]>(shifted_bits(bits, chunk)), expected);
+                if gfni {
+                    assert_eq!(std::mem::transmute::<__m512i, [u8; 64]>(moved_bits(bits, chunk)), expected);
+                }
+            }
+        }
+    }
 }
