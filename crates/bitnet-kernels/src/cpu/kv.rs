@@ -63,6 +63,7 @@ impl Kv {
         self.shape
     }
 
+    #[inline(always)]
     fn index(&self, layer: usize, page: u32, head: usize) -> usize {
         let KvShape { layers, kv_heads, pages, .. } = self.shape;
         let page = page as usize;
@@ -71,6 +72,7 @@ impl Kv {
     }
 
     /// Keys, values and scales of one head in one page.
+    #[inline(always)] // once per page in attention
     pub(crate) fn head(&self, layer: usize, page: u32, head: usize) -> &[u8] {
         &self.data[self.index(layer, page, head)..][..self.shape.head_bytes()]
     }
