@@ -148,17 +148,12 @@ impl Planes {
     /// Quantises all rows. Allocates nothing.
     pub(crate) fn fill(&mut self, cpu: &Cpu, dense: &Dense) {
         let bits = self.fine_row_bytes();
-        cpu.pool().zip_rows(
-            dense.rows(),
-            crate::threads::grain(dense.cols()),
-            (&mut *self.coarse, self.coarse_row),
-            (&mut *self.fine, bits),
-            (&mut *self.finest, bits),
-            (&mut *self.facts, 1),
-            |row, coarse, fine, finest, facts| {
-                facts[0] = dispatch(cpu.isa(), Encode { dense, row, coarse, fine, finest });
-            },
-        );
+        let (coarse, fine, finest) = (&mut *self.coarse, &mut *self.fine, &mut *self.finest);
+        let arrays = ((coarse, self.coarse_row), (fine, bits), (finest, bits), (&mut *self.facts, 1));
+        let grain = crate::threads::grain(dense.cols());
+        cpu.pool().zip_rows(dense.rows(), grain, arrays, |row, coarse, fine, finest, facts| {
+            facts[0] = dispatch(cpu.isa(), Encode { dense, row, coarse, fine, finest });
+        });
         let lengths = self.facts.iter().map(|facts| facts.length);
         self.longest = lengths.filter(|length| length.is_finite()).fold(0.0, f32::max);
     }

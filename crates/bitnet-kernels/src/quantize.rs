@@ -30,8 +30,8 @@ pub(crate) fn run(cpu: &Cpu, x: &Rows, norm: Option<&NormWeight>, out: &mut Quan
         let norm = norm.map(|norm| (norm::inverse_rms(cpu.isa(), x.row(row), norm.eps), &norm.weight[..]));
         scale[0] = quantize(cpu.isa(), x.row(row), norm, codes, sums);
     };
-    let sums = (sums, stride / SUM_LEN);
-    cpu.pool().zip_rows(x.len(), grain, (codes, stride), (scales, 1), sums, (&mut [], 0), body);
+    let arrays = ((codes, stride), (scales, 1), (sums, stride / SUM_LEN), (&mut [][..], 0));
+    cpu.pool().zip_rows(x.len(), grain, arrays, body);
 }
 
 /// One row; `norm` is the inverse root mean square and the weight. The only definition: tiers compile it for their

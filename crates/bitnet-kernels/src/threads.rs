@@ -159,6 +159,9 @@ impl Shared {
     }
 }
 
+/// An array and the length of its rows.
+type ByRows<'a, T> = (&'a mut [T], usize);
+
 /// A fork-join pool. Dropping it ends the workers.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
@@ -261,19 +264,15 @@ impl Pool {
         });
     }
 
-    /// Calls `body(index, a_row, b_row, c_row, d_row)` for `rows` rows of four arrays with row lengths `a.1`, `b.1`, `c.1`, `d.1`;
-    /// `grain` rows at a time go to a thread.
+    /// Calls `body(index, a_row, b_row, c_row, d_row)` for `rows` rows of four arrays; `grain` rows at a time go to a thread.
     pub(crate) fn zip_rows<A: Send, B: Send, C: Send, D: Send>(
         &self,
         rows: usize,
         grain: usize,
-        a: (&mut [A], usize),
-        b: (&mut [B], usize),
-        c: (&mut [C], usize),
-        d: (&mut [D], usize),
+        arrays: (ByRows<'_, A>, ByRows<'_, B>, ByRows<'_, C>, ByRows<'_, D>),
         body: impl Fn(usize, &mut [A], &mut [B], &mut [C], &mut [D]) + Sync,
     ) {
-        let ((a, a_len), (b, b_len), (c, c_len), (d, d_len)) = (a, b, c, d);
+        let ((a, a_len), (b, b_len), (c, c_len), (d, d_len)) = arrays;
         let (a, b, c, d) = (Disjoint::new(a), Disjoint::new(b), Disjoint::new(c), Disjoint::new(d));
         let grain = grain.max(1);
         self.run(rows.div_ceil(grain), |part| {
@@ -567,7 +566,7 @@ mod tests {
     fn zipped_rows_belong_together() {
         let pool = Pool::new(2).unwrap();
         let (mut a, mut b, mut c, mut d) = ([0u8; 12], [0u16; 6], [0u32; 18], [0i8; 0]);
-        pool.zip_rows(6, 1, (&mut a, 2), (&mut b, 1), (&mut c, 3), (&mut d, 0), |row, a, b, c, d| {
+        pool.zip_rows(6, 1, ((&mut a, 2), (&mut b, 1), (&mut c, 3), (&mut d, 0)), |row, a, b, c, d| {
             a.fill(row as u8);
             b.fill(row as u16);
             c.fill(row as u32);
