@@ -312,7 +312,7 @@ impl Pool {
 
     /// Splits the columns of all `outs` among the threads: every column range of every matrix goes to one call of
     /// `body(matrix, tile)`, which may write these columns of all rows. Ranges start at multiples of [`COLUMN_STEP`], and a thread
-    /// takes about `grain` columns at a time (see [`Portions`]).
+    /// takes at least and at most so many columns as `grain` says (see [`Portions`]).
     pub(crate) fn columns(
         &self,
         outs: &mut [&mut Rows],
