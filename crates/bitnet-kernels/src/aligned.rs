@@ -57,6 +57,7 @@ impl<T: Pod> Deref for Aligned<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
+        #[cfg_attr(not(target_os = "linux"), expect(clippy::infallible_destructuring_match, reason = "one kind there"))]
         let values = match &self.memory {
             Memory::Heap(data) => data,
             #[cfg(target_os = "linux")]
@@ -68,6 +69,7 @@ impl<T: Pod> Deref for Aligned<T> {
 
 impl<T: Pod> DerefMut for Aligned<T> {
     fn deref_mut(&mut self) -> &mut [T] {
+        #[cfg_attr(not(target_os = "linux"), expect(clippy::infallible_destructuring_match, reason = "one kind there"))]
         let values = match &mut self.memory {
             Memory::Heap(data) => data,
             #[cfg(target_os = "linux")]

@@ -1,10 +1,11 @@
 //! Threads that have nothing to do take no processor time. A binary of its own: other tests would show.
 
+#![cfg(target_os = "linux")]
+
 use bitnet_kernels::{Backend, Cpu, CpuOptions, KernelError};
 use std::time::Duration;
 
 /// Seconds of processor time that all threads of this process have used, from `/proc`, which counts them to the nanosecond.
-#[cfg(target_os = "linux")]
 fn processor_time() -> f64 {
     let threads = std::fs::read_dir("/proc/self/task").expect("Linux");
     let nanos = threads.map(|thread| {
@@ -14,7 +15,6 @@ fn processor_time() -> f64 {
     nanos.sum::<f64>() / 1e9
 }
 
-#[cfg(target_os = "linux")]
 #[test]
 fn idle_threads_sleep() -> Result<(), KernelError> {
     let cpu = Cpu::new(CpuOptions { threads: Some(4), ..CpuOptions::default() })?;

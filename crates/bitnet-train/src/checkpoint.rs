@@ -3,6 +3,7 @@
 
 use crate::network::{Network, Param};
 use crate::optimizer::{Moments, Optimizer};
+use crate::whole_file::write_whole;
 use crate::{Recipe, TrainError};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -74,23 +75,6 @@ pub(crate) fn write_tensors(
         .map_err(|e| error(e.to_string()))?;
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| error(e.to_string()))?;
     write_whole(path, &bytes)
-}
-
-/// Writes a file that appears whole or not at all.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    use std::io::Write;
-    let dir = path.parent().unwrap_or(Path::new(""));
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    {
-        // for everyone whom the umask allows, not private as temporary files are
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    let mut file = builder.tempfile_in(dir).map_err(TrainError::file(dir))?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(TrainError::file(path))?;
-    file.persist(path).map_err(|e| TrainError::File { path: path.to_owned(), source: e.error })?;
-    Ok(())
 }
 
 /// The recipe of the checkpoint in `dir`.

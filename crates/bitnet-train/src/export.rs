@@ -1,11 +1,12 @@
 //! A trained network as a Hugging Face directory: master weights that every loader ternarises by absmean, as training
 //! did in every step.
 
-use crate::checkpoint::{self, write_tensors, write_whole};
+use crate::checkpoint::{self, write_tensors};
 use crate::network::Network;
 use crate::ops::NORM_EPS;
 use crate::optimizer::Optimizer;
 use crate::tokenizer::Vocabulary;
+use crate::whole_file::write_whole;
 use crate::{Family, LoraRecipe, TrainError};
 use serde_json::json;
 use std::collections::HashMap;

@@ -37,6 +37,7 @@ mod tokenizer;
 mod tokens;
 mod trainer;
 mod vectorized;
+mod whole_file;
 
 pub use error::TrainError;
 pub use export::export_last;

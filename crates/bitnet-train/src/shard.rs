@@ -5,6 +5,7 @@
 
 use crate::tokenizer::Vocabulary;
 use crate::tokens::GIVEN;
+use crate::whole_file::beside;
 use crate::{Source, TrainError};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -75,9 +76,7 @@ pub(crate) struct ShardWriter {
 
 impl ShardWriter {
     pub(crate) fn create(path: &Path, key: Key) -> Result<ShardWriter, TrainError> {
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = tempfile::NamedTempFile::new_in(dir).map_err(TrainError::file(dir))?;
-        let mut out = BufWriter::with_capacity(1 << 20, file);
+        let mut out = BufWriter::with_capacity(1 << 20, beside(path)?);
         out.write_all(&[0; HEADER]).map_err(TrainError::file(path))?;
         Ok(ShardWriter { path: path.to_owned(), key, out, count: 0, text_bytes: 0 })
     }

@@ -1,6 +1,6 @@
 //! The loop: windows, loss, gradients, step; validation, checkpoint, best model.
 
-use crate::checkpoint::{self, Progress, write_whole};
+use crate::checkpoint::{self, Progress};
 use crate::loss_plot;
 use crate::matmul::peak;
 use crate::measure::{Validation, measure};
@@ -11,6 +11,7 @@ use crate::schedule::rate;
 use crate::tensorboard::EventFile;
 use crate::tokenizer::Vocabulary;
 use crate::tokens::{Tokens, Windows, learned};
+use crate::whole_file::write_whole;
 use crate::{ModelRecipe, Recipe, TeacherRecipe, TrainError, export};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};

@@ -1,10 +1,10 @@
 //! `bitnet batch`: the same answers as one by one, nothing lost, nothing asked twice.
 
-use crate::program::{Outcome, bitnet, json, output, output_with, text};
+use crate::program::{Outcome, json, output, output_with, text};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A file in a directory that goes when it is dropped.
 fn file(name: &str, content: &str) -> (tempfile::TempDir, PathBuf) {
@@ -107,8 +107,8 @@ fn ctrl_c_leaves_whole_lines_and_the_rest_can_follow() {
     let (directory, path) = file("prompts.txt", &prompts.join("\n"));
     let out = directory.path().join("out.jsonl");
     let args = ["batch", text(&path), "-o", text(&out), "-n", "24", "--threads", "1", "--set", "ignore_eos=true"];
-    let mut child = bitnet(args).stderr(std::process::Stdio::piped()).spawn().expect("it starts");
-    let lines = |path: &Path| fs::read_to_string(path).map_or(0, |text| text.lines().count());
+    let mut child = crate::program::bitnet(args).stderr(std::process::Stdio::piped()).spawn().expect("it starts");
+    let lines = |path: &PathBuf| fs::read_to_string(path).map_or(0, |text| text.lines().count());
     while lines(&out) == 0 {
         assert!(child.try_wait().expect("a state").is_none(), "it ended before it was interrupted");
         std::thread::sleep(std::time::Duration::from_millis(5));

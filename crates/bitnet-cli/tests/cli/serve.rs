@@ -4,10 +4,10 @@ use crate::program::{Outcome, bitnet, json, output};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::time::Duration;
 
 pub(crate) struct Served {
     child: Child,
+    #[cfg_attr(not(unix), expect(dead_code, reason = "held open: what it says must go somewhere"))]
     notes: BufReader<ChildStderr>,
     pub(crate) address: String,
 }
@@ -33,19 +33,21 @@ impl Served {
         Served { child, notes, address }
     }
 
-    #[cfg(feature = "otel")]
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
+    /// Asks it to end.
+    #[cfg(unix)]
+    pub(crate) fn terminate(&self) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
     }
 
     /// Its exit status.
-    #[cfg(feature = "otel")]
+    #[cfg(unix)]
     pub(crate) fn wait(&mut self) -> Option<i32> {
         self.child.wait().expect("it ends").code()
     }
 
     /// What it said since it listened, when it has ended.
-    #[cfg(feature = "otel")]
+    #[cfg(unix)]
     pub(crate) fn log(&mut self) -> String {
         let mut log = String::new();
         self.notes.read_to_string(&mut log).expect("text");
@@ -53,10 +55,10 @@ impl Served {
     }
 
     /// Begins a request.
-    fn send(&self, body: &str) -> TcpStream {
+    fn send(&self, path: &str, body: &str) -> TcpStream {
         let mut stream = TcpStream::connect(&self.address).expect("a connection");
         let (address, length) = (&self.address, body.len());
-        let head = format!("POST /v1/chat/completions HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+        let head = format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
         write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}").expect("written");
         stream
     }
@@ -95,17 +97,15 @@ fn sigterm_finishes_the_answer_and_ends_well() {
     // long enough to be at work when the signal comes, and short enough for the time that draining may take
     let body =
         r#"{"messages": [{"role": "user", "content": "a secret"}], "n": 8, "max_tokens": 64, "ignore_eos": true}"#;
-    let answer = served.send(body);
+    let answer = served.send("/v1/chat/completions", body);
     // its line in the log stands there when it is answered, so its tokens say that it was accepted
     while served.metrics().contains("\nbitnet_new_tokens_total 0\n") {
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    let id = served.child.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
+    served.terminate();
     assert_eq!(receive(answer)["choices"].as_array().map(Vec::len), Some(8));
-    assert_eq!(served.child.wait().expect("it ends").code(), Some(0));
-    let mut log = String::new();
-    served.notes.read_to_string(&mut log).expect("text");
+    assert_eq!(served.wait(), Some(0));
+    let log = served.log();
     assert!(log.contains("answered") && log.contains("status=200"), "{log}");
     assert!(!log.contains("secret"), "a prompt in the log: {log}");
 }
@@ -186,13 +186,7 @@ fn several_models_by_name() {
     let third = format!("{{ model = {first:?}, name = \"third\", template = {template:?} }}");
     let all = ["--model", &first, "--also", &second, "--also", &third, "--memory-budget", "1 GiB"];
     let served = Served::start(&all);
-    let post = |path: &str, body: &str| {
-        let mut stream = TcpStream::connect(&served.address).expect("a connection");
-        let (address, length) = (&served.address, body.len());
-        let head = format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
-        write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}").expect("written");
-        receive(stream)
-    };
+    let post = |path: &str, body: &str| receive(served.send(path, body));
     for name in ["first", "other", "third"] {
         let body = format!(r#"{{"model": "{name}", "input": "Once", "content": "Once"}}"#);
         assert_eq!(post("/v1/embeddings", &body)["model"], name);

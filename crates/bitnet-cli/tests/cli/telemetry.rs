@@ -191,12 +191,6 @@ fn ask(address: &str, path: &str, sampled: bool, body: &str) -> String {
     answer
 }
 
-#[cfg(feature = "otel")]
-fn terminate(served: &Served) {
-    let id = served.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
-}
-
 #[test]
 #[cfg(all(feature = "otel", unix))]
 fn a_request_is_a_span_of_the_callers_trace() {
@@ -218,7 +212,7 @@ fn a_request_is_a_span_of_the_callers_trace() {
     assert!(ask(&served.address, "/health", true, "").starts_with("HTTP/1.1 405"));
     assert!(ask(&served.address, "/v1/completions", true, "{").starts_with("HTTP/1.1 400"));
     assert!(ask(&served.address, "/v1/completions", false, &body(false)).starts_with("HTTP/1.1 200"));
-    terminate(&served);
+    served.terminate();
     assert_eq!(served.wait(), Some(0));
 
     let posts = collector::all(&posts, Duration::from_millis(200));
@@ -282,7 +276,7 @@ fn a_collector_that_is_away_harms_nobody() {
             std::thread::sleep(Duration::from_millis(100)); // a batch is under way
         }
         let begin = Instant::now();
-        terminate(&served);
+        served.terminate();
         assert_eq!(served.wait(), Some(0));
         assert!(begin.elapsed() < Duration::from_secs(20), "{endpoint}: {:?}", begin.elapsed());
         let log = served.log();
