@@ -164,7 +164,10 @@ impl Backend for Cpu {
     }
 
     fn read(&self, rows: &Rows, out: &mut [f32]) {
-        out.copy_from_slice(rows.data());
+        let rows = rows.data();
+        assert_eq!(out.len(), rows.len(), "values");
+        let len = crate::threads::grain(1);
+        self.pool().chunks(out, len, 1, |i, out| out.copy_from_slice(&rows[i * len..][..out.len()]));
     }
 
     fn copy_page(&self, kv: &mut Kv, from: u32, to: u32) {

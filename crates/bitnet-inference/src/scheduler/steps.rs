@@ -24,11 +24,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// Tokens of one prompt per step, at most: what those who decode wait for. A prompt of 2,000 tokens takes a twentieth longer than in steps of
+/// Tokens per step of the prompts that go first, at most: what those who decode wait for. A prompt of 2,000 tokens takes a twentieth longer than in steps of
 /// 256, and a third longer in steps of 32.
 const PROMPT_STEP: usize = 64;
 
-/// Tokens per step that longer prompts share while a shorter one is read.
+/// Tokens per step that longer prompts share while shorter ones are read.
 const BESIDE_A_SHORTER_ONE: usize = 8;
 
 /// A request inside the thread. It holds pages while it is active.
@@ -383,12 +383,20 @@ impl<'e> Steps<'e> {
 }
 
 /// How many tokens of each prompt the next step computes, when they lack so many (ascending) and the step has room for `room`, beside one of
-/// each. The one that lacks least goes first, so that a short prompt does not wait for a long one; the others get on too, slowly.
+/// each. The one that lacks least goes first, so that a short prompt does not wait for a long one, and prompts that fit whole into what it
+/// leaves go with it; the others get on too, slowly.
 fn shares(missing: &[usize], room: usize) -> Vec<usize> {
-    let others = missing.len().saturating_sub(1).max(1);
+    let mut left = PROMPT_STEP;
+    let whole = missing.iter().take_while(|&&missing| {
+        let fits = missing <= left;
+        left = left.saturating_sub(missing);
+        fits
+    });
+    let first = whole.count().max(1);
+    let others = missing.len().saturating_sub(first).max(1);
     let mut room = room;
     let share = |(place, &missing): (usize, &usize)| {
-        let share = if place == 0 { PROMPT_STEP } else { BESIDE_A_SHORTER_ONE / others };
+        let share = if place < first { PROMPT_STEP } else { BESIDE_A_SHORTER_ONE / others };
         let share = share.min(room).max(1).min(missing); // nobody stands still
         room = room.saturating_sub(share);
         share
@@ -453,7 +461,9 @@ mod tests {
         assert_eq!(shares(&[1900], 256), [64], "a step is short, for whoever comes next");
         assert_eq!(shares(&[20, 1900], 256), [20, 8]);
         assert_eq!(shares(&[100, 1900, 2000], 256), [64, 4, 4]);
-        assert_eq!(shares(&[30; 16], 256), [vec![30], vec![1; 15]].concat(), "nobody stands still");
+        assert_eq!(shares(&[8; 7], 256), [8; 7], "short ones go together");
+        assert_eq!(shares(&[10, 20, 34, 35], 256), [10, 20, 34, 8]);
+        assert_eq!(shares(&[30; 16], 256), [vec![30; 2], vec![1; 14]].concat(), "nobody stands still");
         assert_eq!(shares(&[20, 30], 8), [8, 1], "a step holds so many, and one more of each other sequence");
         assert!(shares(&[], 256).is_empty());
     }
