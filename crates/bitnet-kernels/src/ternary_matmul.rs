@@ -394,6 +394,7 @@ impl Map for Sum {
 /// The oracle.
 pub(crate) mod scalar {
     use super::{GroupPanel, Panel, Quantized, position};
+    use crate::lanes::fma;
 
     /// Code 0, 1 or 2 of column `col`.
     fn code(row: &[u8], col: usize) -> i32 {
@@ -419,7 +420,7 @@ pub(crate) mod scalar {
                 for group in 0..panel.groups {
                     let columns = group * panel.len..((group + 1) * panel.len).min(x.cols());
                     let sum: i32 = columns.map(|col| (code(weights, col) - 1) * i32::from(codes[position(col)])).sum();
-                    value = (sum as f32).mul_add(panel.scales[row * panel.groups + group], value);
+                    value = fma(sum as f32, panel.scales[row * panel.groups + group], value);
                 }
                 store(row, token, &[value]);
             }
