@@ -75,7 +75,7 @@ fn naive(x: &Quantized, weights: &[i8], rows: usize, cols: usize, scales: &Terna
                 TernaryScales::Groups { len, values } => {
                     let groups = cols.div_ceil(*len);
                     let sums = products.chunks(*len).zip(&values[row * groups..]);
-                    sums.fold(0.0f32, |y, (group, scale)| (group.iter().sum::<i32>() as f32).mul_add(*scale, y))
+                    sums.fold(0.0f32, |y, (group, scale)| libm::fmaf(group.iter().sum::<i32>() as f32, *scale, y))
                         / x.scale(token)
                 }
             };
