@@ -295,7 +295,7 @@ pub(crate) fn fma(a: f32, b: f32, c: f32) -> f32 {
     let lack = (product - (sum - c_part)) + (c - c_part);
     let bits = sum.to_bits();
     // The exact sum lies between this one and a neighbour; one of both is odd.
-    let odd = match bits % 2 == 1 || !(lack > 0.0 || lack < 0.0) {
+    let odd = match bits % 2 == 1 || lack == 0.0 || lack.is_nan() {
         true => bits,
         false if (lack > 0.0) == (sum > 0.0) => bits + 1,
         false => bits - 1,

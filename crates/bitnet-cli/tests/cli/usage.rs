@@ -45,7 +45,7 @@ fn a_missing_file_is_status_1_and_says_what_a_model_is() {
         let args = [command].into_iter().chain(text).chain(["--model", "/no/such/model.gguf"]);
         let notes = output(args).fails(1);
         assert!(notes.contains("error: ") && notes.contains("/no/such/model.gguf"), "{command}: {notes}");
-        assert!(notes.contains("No such file"), "{command}: {notes}");
+        assert!(notes.contains("(os error "), "what the system says of it, {command}: {notes}");
     }
 }
 
