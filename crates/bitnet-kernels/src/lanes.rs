@@ -286,7 +286,7 @@ impl Lanes for Scalar {
 ///
 /// The product is exact in binary64; the sum there is rounded *to odd* before it is rounded to binary32 (Boldo and Melquiond,
 /// "Emulation of FMA and correctly rounded sums", 2008).
-#[inline(always)]
+#[inline(never)] // a call, as the library's was: more code in one place moves what is inlined in others
 pub(crate) fn fma(a: f32, b: f32, c: f32) -> f32 {
     let (product, c) = (f64::from(a) * f64::from(b), f64::from(c));
     let sum = product + c;
