@@ -21,8 +21,10 @@ use crate::{Activation, Cpu, Isa, KernelError, TernaryScales, TernaryWeights, ad
 pub(crate) const ROW_TILE: usize = 4;
 /// Weight bytes that a thread takes at a time: at least enough to make the hand-over cheap; in prompts at most what stays near.
 const GRAIN: Range<usize> = 32 * 1024..256 * 1024;
-/// Tokens from which on that is so; four times as much on tiers that prepare activations for each part.
+/// Tokens from which on that is so; on tiers that prepare activations for each part at least [`PREPARED_ROWS`], at most four times as much.
 const PROMPT: usize = 20;
+/// Rows that are worth that.
+const PREPARED_ROWS: usize = 256;
 /// Tokens from which on results are combined with what they meet while they are near.
 const FUSED: usize = 2;
 /// How many tokens ahead the cache is told of results.
@@ -233,12 +235,12 @@ fn share(
         return;
     }
     let row_bytes = x.cols().div_ceil(128) * 32;
-    let most = match x.len() {
-        ..PROMPT => usize::MAX,
-        PROMPT.. if cpu.isa() == Isa::Amx => GRAIN.end,
-        PROMPT.. => 4 * GRAIN.end,
+    let (least, most) = (GRAIN.start / row_bytes, GRAIN.end / row_bytes);
+    let grain = match x.len() {
+        ..PROMPT => least..usize::MAX,
+        PROMPT.. if cpu.isa() == Isa::Amx => least..most,
+        PROMPT.. => PREPARED_ROWS..4 * most,
     };
-    let grain = GRAIN.start / row_bytes..most / row_bytes;
     cpu.pool().columns(outs, grain, |matrix, mut tile| body(matrix, &mut tile));
 }
 

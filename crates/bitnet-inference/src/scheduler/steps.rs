@@ -24,8 +24,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// Tokens per step of the prompts that go first, at most: what those who decode wait for. A prompt of 2,000 tokens takes a twentieth longer than in steps of
-/// 256, and a third longer in steps of 32.
+/// Tokens per step of the prompts that go first, at most: what those who decode wait for. A prompt of 2,000 tokens takes a twentieth
+/// longer than in steps of 256, and a third longer in steps of 32.
 const PROMPT_STEP: usize = 64;
 
 /// Tokens per step that longer prompts share while shorter ones are read.

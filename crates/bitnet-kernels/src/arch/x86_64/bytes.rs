@@ -15,6 +15,8 @@ pub(super) trait Bytes: Copy {
     /// Products of codes 0..=2 that a lane of [`add_products`](Self::add_products) can take: each adds
     /// at most 2 · 2 · 127 = 508 to a lane of 16 bits.
     const ROOM: usize;
+    /// Tokens that share unpacked weights: their sums for two rows fit sixteen registers, with what a product needs.
+    const TOKEN_TILE: usize;
 
     /// All bits 0.
     fn zero(self) -> Self::V;
@@ -67,6 +69,7 @@ impl Bytes for Xmm {
     type V = __m128i;
     const WIDTH: usize = 16;
     const ROOM: usize = 64;
+    const TOKEN_TILE: usize = 4;
 
     #[inline(always)]
     fn zero(self) -> __m128i {
@@ -165,6 +168,8 @@ impl<M: Multiply> Ymm<M> {
 pub(super) trait Multiply: Copy {
     /// See [`Bytes::ROOM`].
     const ROOM: usize;
+    /// See [`Bytes::TOKEN_TILE`].
+    const TOKEN_TILE: usize;
 
     /// See [`Bytes::add_products`].
     ///
@@ -188,6 +193,7 @@ pub(super) struct Pairs;
 
 impl Multiply for Pairs {
     const ROOM: usize = 64;
+    const TOKEN_TILE: usize = 4;
 
     #[inline(always)]
     unsafe fn add_products(sums: __m256i, x: __m256i, y: __m256i) -> __m256i {
@@ -210,6 +216,7 @@ pub(super) struct AvxVnni;
 
 impl Multiply for AvxVnni {
     const ROOM: usize = NO_LIMIT;
+    const TOKEN_TILE: usize = 6;
 
     #[inline(always)]
     unsafe fn add_products(sums: __m256i, x: __m256i, y: __m256i) -> __m256i {
@@ -224,6 +231,7 @@ pub(super) struct Avx512Vnni;
 
 impl Multiply for Avx512Vnni {
     const ROOM: usize = NO_LIMIT;
+    const TOKEN_TILE: usize = 6;
 
     #[inline(always)]
     unsafe fn add_products(sums: __m256i, x: __m256i, y: __m256i) -> __m256i {
@@ -236,6 +244,7 @@ impl<M: Multiply> Bytes for Ymm<M> {
     type V = __m256i;
     const WIDTH: usize = 32;
     const ROOM: usize = M::ROOM;
+    const TOKEN_TILE: usize = M::TOKEN_TILE;
 
     #[inline(always)]
     fn zero(self) -> __m256i {

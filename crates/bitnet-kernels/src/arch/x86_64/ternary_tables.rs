@@ -1,13 +1,12 @@
 //! Ternary matrix products of many tokens, by tables.
 //!
 //! A byte of weights holds four columns in one of 81 combinations. For all of these, the sum of four activations with
-//! their signs is computed once, for 32 tokens at a time, and every row of the matrix looks its sums up: a load and an
+//! their signs is computed once, for 16 tokens at a time, and every row of the matrix looks its sums up: a load and an
 //! addition of 16-bit lanes do four products each, twice as many as a multiplication and an addition (`vpmaddubsw`,
 //! `vpaddw`) of vectors of the same width. (Kronrod's method of the "four Russians"; T-MAC and bitnet.cpp look up sums
 //! of columns of a single token, with byte shuffles.)
 //!
-//! Making a table costs 80 additions and 81 stores of a cache line, using it a row costs one load, so the method needs
-//! many rows. There are no intrinsics but for transposing: the arrays become the vectors of the tier that this is
+//! Making a table costs 80 additions and 81 stores, using it a row costs one load, so the method needs many rows. There are no intrinsics but for transposing: the arrays become the vectors of the tier that this is
 //! compiled for.
 
 use std::arch::x86_64::*;
@@ -16,32 +15,33 @@ use std::ops::Range;
 use crate::cpu::{Quantized, UNIT};
 use crate::ternary_matmul::Panel;
 
-/// Tokens that share a look-up: a cache line of 16-bit sums.
-const LANES: usize = 32;
+/// Tokens that share a look-up: a vector of 16-bit sums.
+const LANES: usize = 16;
 /// Rows of a panel from which on tables pay.
-const FEWEST_ROWS: usize = 64;
+const FEWEST_ROWS: usize = 96;
 /// Tokens from which on a block of [`LANES`] pays, the others being empty.
-const FEWEST_TOKENS: usize = 20;
+const FEWEST_TOKENS: usize = 14;
 /// Rows that share tables.
-const ROWS: usize = 320;
+const ROWS: usize = 832;
 /// Blocks of tokens that share decoded weights.
 const BLOCKS: usize = 4;
 /// Rows whose results are stored together, some cache lines per token.
 const LINE: usize = 64;
 /// Combinations of four weights.
 const COMBINATIONS: usize = 81;
-/// Tables in use at a time: 20 KB, most of a first-level cache.
-const TABLES: usize = 4;
+/// Tables in use at a time: 20 KB of a first-level cache, of which many have 32.
+const TABLES: usize = 8;
 /// Bytes of weights whose sums fit 16 bits: 64 · 4 · 127 = 32512.
 const SLAB: usize = 64;
 
 /// One value per token.
 #[derive(Clone, Copy)]
-#[repr(align(64))]
+#[repr(align(32))]
 struct Lanes([i16; LANES]);
 
-/// Where in a table the combinations of one row and [`TABLES`] bytes stand, in bytes.
-type Offsets = [u16; TABLES];
+/// Where in a table the combinations of one row and [`TABLES`] bytes stand, in bytes: four in an integer, because loads are what bounds
+/// the loop that looks up.
+type Offsets = [u64; TABLES / 4];
 
 /// Activations of the four columns of a byte of weights.
 type Columns = [Lanes; 4];
@@ -89,7 +89,7 @@ fn multiply_block(
 ) {
     let mut tables = Tables([Lanes([0; LANES]); ENTRIES]);
     let mut columns = [[Lanes([0; LANES]); 4]; SLAB];
-    let mut offsets = [[[0; TABLES]; ROWS]; SLAB / TABLES];
+    let mut offsets = [[[0; TABLES / 4]; ROWS]; SLAB / TABLES];
     let mut narrow = [Lanes([0; LANES]); ROWS];
     let mut sums = [[[0; LANES]; ROWS]; BLOCKS];
     let count = rows.len();
@@ -109,16 +109,17 @@ fn multiply_block(
         }
         for (first, sums) in tokens.clone().step_by(LANES).zip(&mut sums) {
             gather(x, first..tokens.end.min(first + LANES), at / SLAB, &mut columns);
-            for step in 0..bytes / TABLES {
+            for (step, offsets) in offsets[..bytes / TABLES].iter().enumerate() {
                 for (columns, table) in columns[step * TABLES..][..TABLES].iter().zip(tables.0.as_chunks_mut().0) {
                     fill(columns, table);
                 }
-                look_up(&tables, &offsets[step][..count], &mut narrow[..count], step == 0);
+                look_up(&tables, &offsets[..count], &mut narrow[..count]);
             }
-            for (sums, narrow) in sums[..count].iter_mut().zip(&narrow) {
-                for (sum, &narrow) in sums.iter_mut().zip(&narrow.0) {
-                    *sum += i32::from(narrow);
+            for (sums, narrow) in sums[..count].iter_mut().zip(&mut narrow) {
+                for (sum, narrow) in sums.iter_mut().zip(&narrow.0) {
+                    *sum += i32::from(*narrow);
                 }
+                *narrow = Lanes([0; LANES]);
             }
         }
     }
@@ -144,14 +145,19 @@ fn find_offsets(bytes: &[u8], row: usize, offsets: &mut [[Offsets; ROWS]; SLAB /
     unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(2 * SLAB - 1).cast()) };
     let mut offsets = offsets.iter_mut();
     for block in bytes.as_chunks::<32>().0 {
-        let mut found = [0; 32];
-        for (found, &byte) in found.iter_mut().zip(block) {
-            let byte = u16::from(byte);
-            let entry = byte - 37 * (byte >> 6) - 7 * (byte >> 4 & 3) - (byte >> 2 & 3);
-            *found = entry * size_of::<Lanes>() as u16;
+        // In two loops, so that the first has vectors of bytes.
+        let mut entries = [0u8; 32];
+        for (entry, &byte) in entries.iter_mut().zip(block) {
+            let pairs = byte - (byte >> 2 & 0x33); // 16 (3 a + b) + 3 c + d
+            *entry = pairs - (pairs >> 4) * 7;
         }
-        for (found, offsets) in found.as_chunks().0.iter().zip(&mut offsets) {
-            offsets[row] = *found;
+        let mut found = [0u16; 32];
+        for (found, entry) in found.iter_mut().zip(entries) {
+            *found = u16::from(entry) * size_of::<Lanes>() as u16;
+        }
+        for (found, offsets) in found.as_chunks::<TABLES>().0.iter().zip(&mut offsets) {
+            // SAFETY: integers of the same size altogether.
+            offsets[row] = unsafe { std::mem::transmute::<[u16; TABLES], Offsets>(*found) };
         }
     }
 }
@@ -184,14 +190,15 @@ fn add(x: &Lanes, y: &Lanes, sign: i16) -> Lanes {
     out
 }
 
-/// Adds what every row finds in the tables to its sums, or to zero.
+/// Adds what every row finds in the tables to its sums.
 #[inline(always)]
-fn look_up(tables: &Tables, offsets: &[Offsets], sums: &mut [Lanes], first: bool) {
+fn look_up(tables: &Tables, offsets: &[Offsets], sums: &mut [Lanes]) {
     for (offsets, sums) in offsets.iter().zip(sums) {
-        let mut total = if first { Lanes([0; LANES]) } else { *sums };
+        let mut total = *sums;
         for table in 0..TABLES {
+            let offset = offsets[table / 4] >> (16 * (table % 4)) & 0xFFFF;
             // SAFETY: an offset is at most 120 times the size of an entry, whatever the byte was: see `Tables`.
-            let found = unsafe { &*tables.0.as_ptr().add(table * COMBINATIONS).byte_add(usize::from(offsets[table])) };
+            let found = unsafe { &*tables.0.as_ptr().add(table * COMBINATIONS).byte_add(offset as usize) };
             total = add(&total, found, 1);
         }
         *sums = total;
@@ -201,29 +208,26 @@ fn look_up(tables: &Tables, offsets: &[Offsets], sums: &mut [Lanes], first: bool
 /// Activations of the four columns of each byte of `slab`, zeros where there are fewer tokens.
 #[inline(always)]
 fn gather(x: &Quantized, tokens: Range<usize>, slab: usize, out: &mut [Columns; SLAB]) {
-    const SQUARE: usize = 16;
-    for half in 0..LANES / SQUARE {
-        let mut rows: [&[[i8; SQUARE]]; SQUARE] = [&[[0; SQUARE]; UNIT / SQUARE]; SQUARE];
-        for (row, token) in rows.iter_mut().zip(tokens.clone().skip(half * SQUARE)) {
-            *row = x.row(token).codes[slab * UNIT..(slab + 1) * UNIT].as_chunks().0;
+    let mut rows: [&[[i8; LANES]]; LANES] = [&[[0; LANES]; UNIT / LANES]; LANES];
+    for (row, token) in rows.iter_mut().zip(tokens) {
+        *row = x.row(token).codes[slab * UNIT..(slab + 1) * UNIT].as_chunks().0;
+    }
+    for square in 0..UNIT / LANES {
+        // SAFETY: as below; every x86-64 processor has SSE2. No closure, which may become a call.
+        let mut columns = [unsafe { _mm_setzero_si128() }; LANES];
+        for (column, row) in columns.iter_mut().zip(rows) {
+            // SAFETY: the load is that of an array of 16 bytes.
+            *column = unsafe { _mm_loadu_si128(row[square].as_ptr().cast()) };
         }
-        for square in 0..UNIT / SQUARE {
-            // SAFETY: as below; every x86-64 processor has SSE2. No closure, which may become a call.
-            let mut columns = [unsafe { _mm_setzero_si128() }; SQUARE];
-            for (column, row) in columns.iter_mut().zip(rows) {
-                // SAFETY: the load is that of an array of 16 bytes.
-                *column = unsafe { _mm_loadu_si128(row[square].as_ptr().cast()) };
-            }
-            let columns = transpose(columns);
-            // A unit of activations has 64 columns of chunk 0, then those of chunk 1, and so on.
-            let (chunk, first) = (square / (SLAB / SQUARE), square % (SLAB / SQUARE) * SQUARE);
-            for (column, out) in columns.iter().zip(&mut out[first..first + SQUARE]) {
-                let mut bytes = [0i8; SQUARE];
-                // SAFETY: the store is that of an array of 16 bytes.
-                unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), *column) };
-                for (out, byte) in out[chunk].0[half * SQUARE..][..SQUARE].iter_mut().zip(bytes) {
-                    *out = i16::from(byte);
-                }
+        let columns = transpose(columns);
+        // A unit of activations has 64 columns of chunk 0, then those of chunk 1, and so on.
+        let (chunk, first) = (square / (SLAB / LANES), square % (SLAB / LANES) * LANES);
+        for (column, out) in columns.iter().zip(&mut out[first..first + LANES]) {
+            let mut bytes = [0i8; LANES];
+            // SAFETY: the store is that of an array of 16 bytes.
+            unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), *column) };
+            for (out, byte) in out[chunk].0.iter_mut().zip(bytes) {
+                *out = i16::from(byte);
             }
         }
     }

@@ -10,10 +10,9 @@ use super::bytes::Bytes;
 use crate::cpu::{Quantized, QuantizedRow, UNIT};
 use crate::ternary_matmul::{GroupPanel, Panel, ROW_TILE};
 
-/// How far ahead of the products the weights are fetched.
-const PREFETCH: usize = 4096;
-/// Tokens that share unpacked weights.
-const TOKEN_TILE: usize = 6;
+/// How far ahead of the products the weights are fetched. No multiple of 4096: streams are often that far apart, and a cache has few places
+/// for lines of equal last bits.
+const PREFETCH: usize = 3072;
 /// Rows that share activations: their sums for all tokens of a tile fit sixteen registers.
 const R: usize = 2;
 /// Rows whose results are stored together, a cache line per token.
@@ -31,7 +30,7 @@ pub(super) fn multiply<B: Bytes>(
     let mut token = tokens.start;
     while token < tokens.end {
         let left = tokens.end - token;
-        let count = left.div_ceil(left.div_ceil(TOKEN_TILE));
+        let count = left.div_ceil(left.div_ceil(B::TOKEN_TILE));
         match count {
             1 => one_token(b, panel, x, token, &mut store),
             2 => few_tokens::<B, 2>(b, panel, x, token, &mut store),
@@ -56,14 +55,23 @@ fn one_token<B: Bytes>(
 ) {
     let activations = x.row(token).codes;
     let stream = panel.rows() / ROW_TILE;
-    for row in 0..stream {
-        let rows = [row, stream + row, 2 * stream + row, 3 * stream + row];
-        for row in rows {
-            store(row, token, &[dot_one(b, panel.row(row), activations)]);
+    for line in (0..stream).step_by(LINE) {
+        let mut sums = [[0; LINE]; ROW_TILE];
+        let rows = LINE.min(stream - line);
+        for row in 0..rows {
+            for r in (0..ROW_TILE).step_by(R) {
+                let first = r * stream + line + row;
+                let [pair] = dot(b, [panel.row(first), panel.row(first + stream)], [activations]);
+                (sums[r][row], sums[r + 1][row]) = (pair[0], pair[1]);
+            }
+        }
+        for r in 0..ROW_TILE {
+            store(r * stream + line, token, &sums[r][..rows]);
         }
     }
     for row in ROW_TILE * stream..panel.rows() {
-        store(row, token, &[dot_one(b, panel.row(row), activations)]);
+        let [pair] = dot(b, [panel.row(row); R], [activations]);
+        store(row, token, &pair[..1]);
     }
 }
 
@@ -113,32 +121,6 @@ fn codes<B: Bytes>(b: B, bits: B::V, chunk: usize) -> B::V {
 #[inline(always)]
 fn position(at: usize) -> usize {
     at / 64 * UNIT + at % 64
-}
-
-#[inline(always)]
-fn dot_one<B: Bytes>(b: B, row: &[u8], activations: &[i8]) -> i32 {
-    assert!(row.len().is_multiple_of(32) && activations.len() * 2 >= row.len().next_multiple_of(64) * 8);
-    let mut wide = b.zero();
-    for start in (0..row.len()).step_by(B::ROOM * B::WIDTH) {
-        let mut narrow = [b.zero(); 4];
-        for at in (start..row.len().min(start + B::ROOM * B::WIDTH)).step_by(B::WIDTH) {
-            // SAFETY: rows are whole blocks of 32 bytes, activations whole units, enough of them; prefetching never
-            // faults.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(at + PREFETCH).cast());
-                let bits = b.load(row.as_ptr().add(at));
-                let activations = activations.as_ptr().add(position(at));
-                for chunk in 0..4 {
-                    let q = b.load(activations.add(chunk * 64).cast());
-                    narrow[chunk] = b.add_products(narrow[chunk], codes(b, bits, chunk), q);
-                }
-            }
-        }
-        for chunk in 0..4 {
-            wide = b.add32(wide, b.widen(narrow[chunk]));
-        }
-    }
-    b.sum(wide)
 }
 
 #[inline(always)]
