@@ -23,8 +23,8 @@ pub(crate) const ROW_TILE: usize = 4;
 const GRAIN: Range<usize> = 32 * 1024..256 * 1024;
 /// Tokens from which on that is so; on tiers that prepare activations for each part at least [`PREPARED_ROWS`], at most four times as much.
 const PROMPT: usize = 20;
-/// Rows that are worth that.
-const PREPARED_ROWS: usize = 256;
+/// Rows that are worth that. More would leave cores that are faster than others waiting.
+const PREPARED_ROWS: usize = 96;
 /// Tokens from which on results are combined with what they meet while they are near.
 const FUSED: usize = 2;
 /// How many tokens ahead the cache is told of results.
