@@ -45,7 +45,7 @@ macro_rules! tier {
                 ternary_vectors::multiply(unsafe { <$bytes>::new() }, panel, x, many..x.len(), store);
             }
 
-            /// Apart, because it takes a quarter of a megabyte of stack.
+            /// Apart, because it takes 380 KB of stack.
             #[inline(never)]
             #[target_feature(enable = $features)]
             fn by_tables(
