@@ -6,8 +6,8 @@
 //! `vpaddw`) of vectors of the same width. (Kronrod's method of the "four Russians"; T-MAC and bitnet.cpp look up sums
 //! of columns of a single token, with byte shuffles.)
 //!
-//! Making a table costs 80 additions and 81 stores, using it a row costs one load, so the method needs many rows. There are no intrinsics but for transposing: the arrays become the vectors of the tier that this is
-//! compiled for.
+//! Making a table costs 80 additions and 81 stores, using it a row costs one load, so the method needs many rows.
+//! There are no intrinsics but for transposing: the arrays become the vectors of the tier that this is compiled for.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
