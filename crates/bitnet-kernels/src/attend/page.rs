@@ -111,6 +111,13 @@ pub(super) trait Page<'a>: Copy {
     );
 }
 
+/// How often [`Page::scores`] goes through the keys for `Q` query heads, so that all sums stay in registers: once, or for each vector of
+/// positions.
+#[inline(always)]
+fn passes<L: Lanes, const Q: usize>() -> usize {
+    if Q * PARTS <= L::ACCUMULATORS { 1 } else { PARTS }
+}
+
 /// A float that the cache holds.
 pub(super) trait Float: Copy + 'static {
     /// Sixteen of them.
@@ -189,11 +196,19 @@ impl<'a, F: Float> Page<'a> for Floats<'a, F> {
         scale: f32,
         ahead: &mut Ahead,
     ) -> [[L::V; PARTS]; Q] {
-        let mut acc = if ahead.is_empty() {
-            self.products::<L, Q, false>(l, q, ahead)
+        let passes = passes::<L, Q>();
+        ahead.pace((q[0].len() * passes / 4).max(1));
+        let mut acc = [[l.splat(0.0); PARTS]; Q];
+        if passes == 1 {
+            acc = self.products::<L, Q, PARTS>(l, 0, q, ahead);
         } else {
-            self.products::<L, Q, true>(l, q, ahead)
-        };
+            for i in 0..PARTS {
+                let part = self.products::<L, Q, 1>(l, i, q, ahead);
+                for h in 0..Q {
+                    acc[h][i] = part[h][0];
+                }
+            }
+        }
         for acc in acc.as_flattened_mut() {
             *acc = l.mul(*acc, l.splat(scale));
         }
@@ -245,9 +260,19 @@ impl<F: Float> Floats<'_, F> {
             any = Seen { start: any.start.min(seen.start), end: any.end.max(seen.end) };
             all = Seen { start: all.start.max(seen.start), end: all.end.min(seen.end) };
         }
+        if !FETCH && all.is_whole() {
+            let mut values = self.values.chunks_exact(self.groups);
+            // So many, always: within the loop there is nothing to check.
+            for i in 0..PAGE_LEN {
+                let Some(value) = values.next() else { break };
+                Self::add_position(l, i, &value[group..], |_| true, weights, acc);
+            }
+            return;
+        }
+        let value = |position: usize| &self.values[position * self.groups + group..];
         let shared = all.start..all.end.max(all.start);
         for i in any.start..shared.start {
-            self.add_position::<L, Q, W>(l, i, |h| seen[h].contains(i), group, weights, acc);
+            Self::add_position(l, i, value(i), |h| seen[h].contains(i), weights, acc);
         }
         let at_once = if FETCH { PAGE_LEN / STEPS } else { PAGE_LEN };
         for first in shared.clone().step_by(at_once) {
@@ -255,26 +280,25 @@ impl<F: Float> Floats<'_, F> {
                 ahead.step(l);
             }
             for i in first..shared.end.min(first + at_once) {
-                self.add_position::<L, Q, W>(l, i, |_| true, group, weights, acc);
+                Self::add_position(l, i, value(i), |_| true, weights, acc);
             }
         }
         for i in shared.end..any.end {
-            self.add_position::<L, Q, W>(l, i, |h| seen[h].contains(i), group, weights, acc);
+            Self::add_position(l, i, value(i), |h| seen[h].contains(i), weights, acc);
         }
     }
 
     /// Adds `p value` of one position to the heads that see it.
     #[inline(always)]
     fn add_position<L: Lanes, const Q: usize, const W: usize>(
-        self,
         l: L,
         position: usize,
+        value: &[F::Line],
         sees: impl Fn(usize) -> bool,
-        group: usize,
         weights: &[Weights; Q],
         acc: &mut [[L::V; W]; Q],
     ) {
-        let value = &self.values[position * self.groups + group..][..W];
+        let value = &value[..W];
         let mut v = [l.splat(0.0); W];
         for c in 0..W {
             v[c] = F::load(l, &value[c]);
@@ -289,24 +313,40 @@ impl<F: Float> Floats<'_, F> {
         }
     }
 
-    /// `q · k`, added channel after channel; `ahead` is fetched along if `FETCH`.
+    /// `q · k` of `N` vectors of positions from number `part` on, added channel after channel.
     #[inline(always)]
-    fn products<L: Lanes, const Q: usize, const FETCH: bool>(
+    fn products<L: Lanes, const Q: usize, const N: usize>(
         self,
         l: L,
+        part: usize,
         q: [&[f32]; Q],
         ahead: &mut Ahead,
-    ) -> [[L::V; PARTS]; Q] {
+    ) -> [[L::V; N]; Q] {
+        if ahead.is_empty() {
+            self.all_products::<L, Q, N, false>(l, part, q, ahead)
+        } else {
+            self.all_products::<L, Q, N, true>(l, part, q, ahead)
+        }
+    }
+
+    /// The same; `ahead` is fetched along if `FETCH`.
+    #[inline(always)]
+    fn all_products<L: Lanes, const Q: usize, const N: usize, const FETCH: bool>(
+        self,
+        l: L,
+        part: usize,
+        q: [&[f32]; Q],
+        ahead: &mut Ahead,
+    ) -> [[L::V; N]; Q] {
         let (keys, _) = self.keys.as_chunks::<PARTS>();
         let channels = q[0].len();
         let (mut q, keys) = (q, &keys[..channels]);
         for q in &mut q {
             *q = &q[..channels];
         }
-        let mut acc = [[l.splat(0.0); PARTS]; Q];
+        let mut acc = [[l.splat(0.0); N]; Q];
         // Whole vectors of channels first, because within them no bounds need to be checked.
         let (blocks, rest) = keys.as_chunks::<LANES>();
-        ahead.pace((channels / 4).max(1));
         for (block, keys) in blocks.iter().enumerate() {
             let mut of_block = [&[0.0; LANES]; Q];
             for h in 0..Q {
@@ -320,7 +360,7 @@ impl<F: Float> Floats<'_, F> {
                 for h in 0..Q {
                     of_channel[h] = of_block[h][c];
                 }
-                Self::add_channel(l, &keys[c], &of_channel, &mut acc);
+                Self::add_channel(l, &keys[c], part, &of_channel, &mut acc);
             }
         }
         let first = blocks.len() * LANES;
@@ -329,19 +369,28 @@ impl<F: Float> Floats<'_, F> {
             for h in 0..Q {
                 of_channel[h] = q[h][first + c];
             }
-            Self::add_channel(l, key, &of_channel, &mut acc);
+            Self::add_channel(l, key, part, &of_channel, &mut acc);
         }
         acc
     }
 
     /// Adds the products of one channel.
     #[inline(always)]
-    fn add_channel<L: Lanes, const Q: usize>(l: L, key: &[F::Line; PARTS], q: &[f32; Q], acc: &mut [[L::V; PARTS]; Q]) {
-        let key: [L::V; PARTS] = [F::load(l, &key[0]), F::load(l, &key[1])];
+    fn add_channel<L: Lanes, const Q: usize, const N: usize>(
+        l: L,
+        key: &[F::Line; PARTS],
+        part: usize,
+        q: &[f32; Q],
+        acc: &mut [[L::V; N]; Q],
+    ) {
+        let mut keys = [l.splat(0.0); N];
+        for i in 0..N {
+            keys[i] = F::load(l, &key[part + i]);
+        }
         for h in 0..Q {
             let q = l.splat(q[h]);
-            for i in 0..PARTS {
-                acc[h][i] = l.fma(q, key[i], acc[h][i]);
+            for i in 0..N {
+                acc[h][i] = l.fma(q, keys[i], acc[h][i]);
             }
         }
     }
@@ -416,8 +465,19 @@ impl<'a> Page<'a> for Codes<'a> {
         for h in 0..Q {
             (codes[h], offsets[h]) = (&queries[h].codes[..queries[h].len], queries[h].offset);
         }
-        ahead.pace(queries[0].len);
-        let mut acc = l.byte_products::<Q, PARTS>(self.keys, PARTS, codes, offsets, ahead);
+        let passes = passes::<L, Q>();
+        ahead.pace(queries[0].len * passes);
+        let mut acc = [[l.splat(0.0); PARTS]; Q];
+        if passes == 1 {
+            acc = l.byte_products::<Q, PARTS>(self.keys, PARTS, codes, offsets, ahead);
+        } else {
+            for i in 0..PARTS {
+                let part = l.byte_products::<Q, 1>(&self.keys[i..], PARTS, codes, offsets, ahead);
+                for h in 0..Q {
+                    acc[h][i] = part[h][0];
+                }
+            }
+        }
         for i in 0..PARTS {
             let keys = l.load_f32(&self.scales[i]);
             for h in 0..Q {

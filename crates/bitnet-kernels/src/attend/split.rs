@@ -175,7 +175,7 @@ impl<'a, P: Page<'a>> Kernel for Score<'a, '_, P> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        if L::ACCUMULATORS >= 8 { self.heads::<L, 4>(l) } else { self.heads::<L, 2>(l) }
+        if L::ACCUMULATORS >= 4 { self.heads::<L, 4>(l) } else { self.heads::<L, 2>(l) }
     }
 }
 
@@ -296,10 +296,10 @@ impl<'a, P: Page<'a>> Kernel for Add<'a, '_, P> {
     #[inline(always)]
     fn run<L: Lanes>(mut self, l: L) {
         self.sums.fill(0.0);
-        if L::ACCUMULATORS >= 8 {
-            self.heads::<L, 4>(l)
-        } else {
-            self.heads::<L, 2>(l)
+        match L::ACCUMULATORS {
+            8.. => self.heads::<L, 4, 2>(l),
+            4.. => self.heads::<L, 4, 1>(l),
+            _ => self.heads::<L, 2, 2>(l),
         }
         let token = Token::of(self.step, self.row);
         let last = &self.weights[(token.pages.len() - 1) * self.step.group()..];
@@ -313,18 +313,18 @@ impl<'a, P: Page<'a>> Kernel for Add<'a, '_, P> {
 
 impl<'a, P: Page<'a>> Add<'a, '_, P> {
     #[inline(always)]
-    fn heads<L: Lanes, const Q: usize>(&mut self, l: L) {
+    fn heads<L: Lanes, const Q: usize, const W: usize>(&mut self, l: L) {
         let whole = self.step.group() / Q * Q;
         for head in (0..whole).step_by(Q) {
-            self.values::<L, Q>(l, head);
+            self.values::<L, Q, W>(l, head);
         }
         for head in whole..self.step.group() {
-            self.values::<L, 1>(l, head);
+            self.values::<L, 1, 2>(l, head);
         }
     }
 
     #[inline(always)]
-    fn values<L: Lanes, const Q: usize>(&mut self, l: L, head: usize) {
+    fn values<L: Lanes, const Q: usize, const W: usize>(&mut self, l: L, head: usize) {
         let token = Token::of(self.step, self.row);
         let channels = self.channels.len();
         let mut sums = self.sums[head * channels..].chunks_exact_mut(channels);
@@ -338,7 +338,7 @@ impl<'a, P: Page<'a>> Add<'a, '_, P> {
             let mut ahead =
                 Ahead::columns(next.get(key_bytes..2 * key_bytes).unwrap_or_default(), stride, columns.clone());
             let Some(weights) = weights[head..].first_chunk::<Q>() else { continue };
-            add_values::<L, P, Q, 2>(l, values, &[seen; Q], weights, self.channels.clone(), &mut outs, &mut ahead);
+            add_values::<L, P, Q, W>(l, values, &[seen; Q], weights, self.channels.clone(), &mut outs, &mut ahead);
         }
     }
 }

@@ -175,6 +175,17 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    fn sum_of_each<const N: usize>(self, v: &[Pair; N]) -> Pair {
+        // SAFETY: the token exists, so the processor has the features.
+        unsafe { Pair(fold_each::<false, N>(v), _mm256_setzero_ps()) }
+    }
+    #[inline(always)]
+    fn largest_of_each<const N: usize>(self, v: &[Pair; N]) -> Pair {
+        let least = self.splat(f32::NEG_INFINITY).0;
+        // SAFETY: the token exists, so the processor has the features.
+        unsafe { Pair(fold_each::<true, N>(v), least) }
+    }
+    #[inline(always)]
     fn byte_products<const H: usize, const W: usize>(
         self,
         x: &[[u8; 4 * LANES]],
@@ -229,4 +240,49 @@ impl Lanes for Avx2 {
             out
         }
     }
+}
+
+/// The sums, or the largest lanes, of `N` vectors, at most eight, in their order; in the other lanes what those of no lanes are. All take
+/// each step of the tree of [`Lanes::sum`] together.
+///
+/// # Safety
+/// The processor must have AVX2.
+#[inline(always)]
+unsafe fn fold_each<const LARGEST: bool, const N: usize>(v: &[Pair; N]) -> __m256 {
+    // SAFETY: the caller's.
+    unsafe {
+        let nothing = _mm256_set1_ps(if LARGEST { f32::NEG_INFINITY } else { 0.0 });
+        let mut eights = [nothing; 8];
+        for i in 0..N {
+            eights[i] = join::<LARGEST>(v[i].0, v[i].1);
+        }
+        let mut fours = [nothing; 4]; // of vectors i and i + 4
+        for i in 0..4 {
+            let (low, high) = (eights[i], eights[i + 4]);
+            fours[i] =
+                join::<LARGEST>(_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high));
+        }
+        let mut twos = [nothing; 2];
+        for i in 0..2 {
+            let (low, high) = (_mm256_castps_pd(fours[2 * i]), _mm256_castps_pd(fours[2 * i + 1]));
+            twos[i] = join::<LARGEST>(
+                _mm256_castpd_ps(_mm256_unpacklo_pd(low, high)),
+                _mm256_castpd_ps(_mm256_unpackhi_pd(low, high)),
+            );
+        }
+        join::<LARGEST>(
+            _mm256_shuffle_ps::<0b10_00_10_00>(twos[0], twos[1]),
+            _mm256_shuffle_ps::<0b11_01_11_01>(twos[0], twos[1]),
+        )
+    }
+}
+
+/// `a + b`, or the larger.
+///
+/// # Safety
+/// The processor must have AVX2.
+#[inline(always)]
+unsafe fn join<const LARGEST: bool>(a: __m256, b: __m256) -> __m256 {
+    // SAFETY: the caller's.
+    unsafe { if LARGEST { _mm256_max_ps(a, b) } else { _mm256_add_ps(a, b) } }
 }

@@ -39,7 +39,7 @@ pub(crate) struct Zmm(__m512);
 
 impl Lanes for Avx512 {
     type V = Zmm;
-    const ACCUMULATORS: usize = 8;
+    const ACCUMULATORS: usize = 16;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Zmm {
