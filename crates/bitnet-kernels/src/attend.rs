@@ -368,6 +368,22 @@ struct PageStep<P> {
     seen: [Seen; 2],
 }
 
+/// Runs `$method` for as many query heads at a time as the registers take.
+macro_rules! in_groups {
+    ($step:ident.$method:ident::<$lanes:ident>($($argument:expr),*)) => {
+        let heads = $step.seeing();
+        let mut done = heads.start;
+        while done < heads.end {
+            done += match heads.end - done {
+                8.. if $lanes::ACCUMULATORS >= 8 => $step.$method::<$lanes, 8, 2>(done, $($argument),*),
+                4.. if $lanes::ACCUMULATORS >= 8 => $step.$method::<$lanes, 4, 4>(done, $($argument),*),
+                2.. => $step.$method::<$lanes, 2, 2>(done, $($argument),*),
+                _ => $step.$method::<$lanes, 1, 4>(done, $($argument),*),
+            };
+        }
+    };
+}
+
 impl<'a, P: Page<'a>> PageStep<P> {
     /// The query heads, counted through the tokens, that see something of the page.
     #[inline(always)]
@@ -377,23 +393,14 @@ impl<'a, P: Page<'a>> PageStep<P> {
         start..end
     }
 
-    /// The weights of all query heads, from queries `[heads, head_dim]` of each token. More heads at a time than registers would take, because
-    /// the steps of the softmax wait for each other.
+    /// The weights of all query heads, from queries `[heads, head_dim]` of each token.
     #[inline(always)]
     fn weigh<L: Lanes>(self, l: L, q: [&[f32]; 2], scale: f32, ahead: &mut Ahead, state: &mut State<P::Query>) {
-        let Range { start: mut done, end } = self.seeing();
-        while done < end {
-            done += match end - done {
-                8.. if L::ACCUMULATORS >= 16 => self.weigh_group::<L, 8>(done, l, q, scale, ahead, state),
-                4.. => self.weigh_group::<L, 4>(done, l, q, scale, ahead, state),
-                2.. => self.weigh_group::<L, 2>(done, l, q, scale, ahead, state),
-                _ => self.weigh_group::<L, 1>(done, l, q, scale, ahead, state),
-            };
-        }
+        in_groups!(self.weigh_group::<L>(l, q, scale, ahead, state));
     }
 
     #[inline(always)]
-    fn weigh_group<L: Lanes, const Q: usize>(
+    fn weigh_group<L: Lanes, const Q: usize, const W: usize>(
         self,
         first: usize,
         l: L,
@@ -416,19 +423,10 @@ impl<'a, P: Page<'a>> PageStep<P> {
         Q
     }
 
-    /// Adds the values of the page to what has been attended so far, `[heads, head_dim]` of each token, for as many heads at a time as the
-    /// registers take.
+    /// Adds the values of the page to what has been attended so far, `[heads, head_dim]` of each token.
     #[inline(always)]
     fn add<L: Lanes>(self, l: L, weights: &[Weights; 2 * HEADS], outs: &mut [&mut [f32]; 2], ahead: &mut Ahead) {
-        let Range { start: mut done, end } = self.seeing();
-        while done < end {
-            done += match end - done {
-                8.. if L::ACCUMULATORS >= 16 => self.add_group::<L, 8, 2>(done, l, weights, outs, ahead),
-                4.. if L::ACCUMULATORS >= 16 => self.add_group::<L, 4, 4>(done, l, weights, outs, ahead),
-                2.. => self.add_group::<L, 2, 2>(done, l, weights, outs, ahead),
-                _ => self.add_group::<L, 1, 4>(done, l, weights, outs, ahead),
-            };
-        }
+        in_groups!(self.add_group::<L>(l, weights, outs, ahead));
     }
 
     /// Cuts off `outs` what is done with.
