@@ -180,20 +180,23 @@ impl<'a, P: Page<'a>> Kernel for Score<'a, '_, P> {
 }
 
 impl<'a, P: Page<'a>> Score<'a, '_, P> {
-    /// `Q` heads at a time and then the rest one by one.
+    /// `Q` heads at a time and then the rest in twos.
     #[inline(always)]
     fn heads<L: Lanes, const Q: usize>(mut self, l: L) {
-        let whole = self.step.group() / Q * Q;
-        for head in (0..whole).step_by(Q) {
-            self.scores::<L, Q>(l, head);
-        }
-        for head in whole..self.step.group() {
-            self.scores::<L, 1>(l, head);
+        let group = self.step.group();
+        let mut head = 0;
+        while head < group {
+            head += match group - head {
+                left if left >= Q => self.scores::<L, Q>(l, head),
+                2.. => self.scores::<L, 2>(l, head),
+                _ => self.scores::<L, 1>(l, head),
+            };
         }
     }
 
+    /// How many heads that were.
     #[inline(always)]
-    fn scores<L: Lanes, const Q: usize>(&mut self, l: L, head: usize) {
+    fn scores<L: Lanes, const Q: usize>(&mut self, l: L, head: usize) -> usize {
         let token = Token::of(self.step, self.row);
         let head_dim = self.step.kv.shape().head_dim;
         let q = token.queries(self.kv_head);
@@ -220,6 +223,7 @@ impl<'a, P: Page<'a>> Score<'a, '_, P> {
                 }
             }
         }
+        Q
     }
 }
 
@@ -312,19 +316,23 @@ impl<'a, P: Page<'a>> Kernel for Add<'a, '_, P> {
 }
 
 impl<'a, P: Page<'a>> Add<'a, '_, P> {
+    /// `Q` heads and `W` vectors of channels at a time, and then the rest in twos.
     #[inline(always)]
     fn heads<L: Lanes, const Q: usize, const W: usize>(&mut self, l: L) {
-        let whole = self.step.group() / Q * Q;
-        for head in (0..whole).step_by(Q) {
-            self.values::<L, Q, W>(l, head);
-        }
-        for head in whole..self.step.group() {
-            self.values::<L, 1, 2>(l, head);
+        let group = self.step.group();
+        let mut head = 0;
+        while head < group {
+            head += match group - head {
+                left if left >= Q => self.values::<L, Q, W>(l, head),
+                2.. => self.values::<L, 2, 2>(l, head),
+                _ => self.values::<L, 1, 2>(l, head),
+            };
         }
     }
 
+    /// How many heads that were.
     #[inline(always)]
-    fn values<L: Lanes, const Q: usize, const W: usize>(&mut self, l: L, head: usize) {
+    fn values<L: Lanes, const Q: usize, const W: usize>(&mut self, l: L, head: usize) -> usize {
         let token = Token::of(self.step, self.row);
         let channels = self.channels.len();
         let mut sums = self.sums[head * channels..].chunks_exact_mut(channels);
@@ -340,5 +348,6 @@ impl<'a, P: Page<'a>> Add<'a, '_, P> {
             let Some(weights) = weights[head..].first_chunk::<Q>() else { continue };
             add_values::<L, P, Q, W>(l, values, &[seen; Q], weights, self.channels.clone(), &mut outs, &mut ahead);
         }
+        Q
     }
 }
