@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use sysinfo::{CGroupLimits, System};
+
 /// The processor's name.
 pub(crate) fn processor() -> Option<String> {
     if cfg!(target_os = "linux") {
@@ -14,12 +16,23 @@ pub(crate) fn processor() -> Option<String> {
     }
 }
 
-/// Bytes of main memory: all, and what new work can take without swapping.
+/// Bytes of main memory: all, and what new work can take without swapping; of the container's share, if there is one.
 pub(crate) fn memory() -> (Option<u64>, Option<u64>) {
-    let mut system = sysinfo::System::new();
+    let mut system = System::new();
     system.refresh_memory();
+    let mut memory = (system.total_memory(), system.available_memory());
+    if memory.0 > 0
+        && let Some(limits) = system.cgroup_limits()
+    {
+        memory = in_container(memory, &limits);
+    }
     let known = |bytes| (bytes > 0).then_some(bytes);
-    (known(system.total_memory()), known(system.available_memory()))
+    (known(memory.0), known(memory.1))
+}
+
+/// All memory and what is available of it, under the limit of a cgroup. Mapped and cached files count as used there, but give way.
+fn in_container((total, available): (u64, u64), limits: &CGroupLimits) -> (u64, u64) {
+    (total.min(limits.total_memory), available.min(limits.total_memory.saturating_sub(limits.rss)))
 }
 
 /// Bytes of a memory page.
@@ -76,6 +89,15 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn this_machine_has_pages() {
         assert!(page_size().is_some_and(u64::is_power_of_two));
+    }
+
+    #[test]
+    fn containers_have_less_than_their_machine() {
+        let limits = |total_memory, rss| CGroupLimits { total_memory, rss, free_memory: 1, free_swap: 0 };
+        assert_eq!(in_container((64, 40), &limits(8, 3)), (8, 5), "cached files do not count");
+        assert_eq!(in_container((64, 4), &limits(8, 3)), (8, 4), "the machine has less left");
+        assert_eq!(in_container((64, 40), &limits(8, 9)), (8, 0), "over the limit");
+        assert_eq!(in_container((64, 40), &limits(64, 9)), (64, 40), "no limit");
     }
 
     #[test]
