@@ -18,21 +18,21 @@ pub(crate) fn processor() -> Option<String> {
 
 /// Bytes of main memory: all, and what new work can take without swapping; of the container's share, if there is one.
 pub(crate) fn memory() -> (Option<u64>, Option<u64>) {
+    let known = |bytes| (bytes > 0).then_some(bytes);
     let mut system = System::new();
     system.refresh_memory();
-    let mut memory = (system.total_memory(), system.available_memory());
-    if memory.0 > 0
-        && let Some(limits) = system.cgroup_limits()
-    {
-        memory = in_container(memory, &limits);
+    let memory = (known(system.total_memory()), known(system.available_memory()));
+    // The limits need the total, or sysinfo panics.
+    match memory.0.and_then(|_| system.cgroup_limits()) {
+        Some(limits) => in_container(memory, &limits),
+        None => memory,
     }
-    let known = |bytes| (bytes > 0).then_some(bytes);
-    (known(memory.0), known(memory.1))
 }
 
 /// All memory and what is available of it, under the limit of a cgroup. Mapped and cached files count as used there, but give way.
-fn in_container((total, available): (u64, u64), limits: &CGroupLimits) -> (u64, u64) {
-    (total.min(limits.total_memory), available.min(limits.total_memory.saturating_sub(limits.rss)))
+fn in_container(memory: (Option<u64>, Option<u64>), limits: &CGroupLimits) -> (Option<u64>, Option<u64>) {
+    let left = limits.total_memory.saturating_sub(limits.rss);
+    (memory.0.map(|total| total.min(limits.total_memory)), memory.1.map(|available| available.min(left)))
 }
 
 /// Bytes of a memory page.
@@ -94,10 +94,11 @@ mod tests {
     #[test]
     fn containers_have_less_than_their_machine() {
         let limits = |total_memory, rss| CGroupLimits { total_memory, rss, free_memory: 1, free_swap: 0 };
-        assert_eq!(in_container((64, 40), &limits(8, 3)), (8, 5), "cached files do not count");
-        assert_eq!(in_container((64, 4), &limits(8, 3)), (8, 4), "the machine has less left");
-        assert_eq!(in_container((64, 40), &limits(8, 9)), (8, 0), "over the limit");
-        assert_eq!(in_container((64, 40), &limits(64, 9)), (64, 40), "no limit");
+        let within = |machine: (u64, u64), limits| in_container((Some(machine.0), Some(machine.1)), &limits);
+        assert_eq!(within((64, 40), limits(8, 3)), (Some(8), Some(5)), "cached files do not count");
+        assert_eq!(within((64, 4), limits(8, 3)), (Some(8), Some(4)), "the machine has less left");
+        assert_eq!(within((64, 40), limits(8, 9)), (Some(8), Some(0)), "nothing left is not unknown");
+        assert_eq!(within((64, 40), limits(64, 9)), (Some(64), Some(40)), "no limit");
     }
 
     #[test]
