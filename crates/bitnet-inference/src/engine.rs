@@ -1,108 +1,24 @@
 //! The engine: a model, its tokenizer and the pool of KV pages.
 
-use crate::draft::{self, Draft};
+mod embedding;
+mod options;
+
+use crate::draft::Draft;
 use crate::evaluation::Evaluation;
 use crate::grammar::Grammars;
 use crate::pages::{PagePool, PageUse};
-use crate::proposer::MOST;
 use crate::sequence::Sequence;
 use crate::tracking::{PerfTrack, Phase, TrackReport, Tracked, Tracker};
 use crate::{FinishReason, GenerateRequest, InferenceError, Prompt, Sampling, Session, TokenEvent, Usage};
 use bitnet_formats::Checkpoint;
-use bitnet_kernels::{Batch, Computed, Cpu, CpuOptions, KvFormat, PAGE_LEN, Top, Wanted};
-use bitnet_models::{Config, Encoding, LoadOptions, MemoryPlan, Model, Pooling, State, StateShape, Tokenizer};
+use bitnet_kernels::{Batch, Computed, Cpu, CpuOptions, PAGE_LEN, Top, Wanted};
+use bitnet_models::{Encoding, MemoryPlan, Model, State, StateShape, Tokenizer};
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Contexts longer than this are made only on request: KV memory is proportional to them.
-const DEFAULT_CONTEXT: usize = 4096;
-
-/// Bound of contexts and pools: far beyond any model, and small enough that no size computed from it overflows.
-const MAX_POSITIONS: usize = 1 << 24;
-
-/// Tokens per prompt chunk unless the options say otherwise.
-const DEFAULT_CHUNK: usize = 256;
-
-/// Choices at start.
-#[derive(Clone, Debug, Default)]
-pub struct EngineOptions {
-    /// Context length of a session; `None` = the model's, at most 4096 unless more is asked for.
-    pub context: Option<usize>,
-    /// Tokens per prompt chunk; `None` = 256.
-    pub chunk: Option<usize>,
-    /// KV pages of [`PAGE_LEN`] positions that all sessions share; `None` = enough for one full context. Sessions take
-    /// pages as they grow, and pages that nobody uses keep prompt prefixes until they are needed.
-    pub kv_pages: Option<usize>,
-    /// What the KV pages hold.
-    pub kv_format: KvFormat,
-    /// Sequences that a [`Scheduler`](crate::Scheduler) computes together; `None` = 1. Sessions go one by one.
-    pub sequences: Option<usize>,
-    /// Threads; `None` = `RAYON_NUM_THREADS` or all cores.
-    pub threads: Option<usize>,
-    /// Instruction-set cap; `None` = `BITNET_ISA` or the best.
-    pub isa: Option<String>,
-    /// Another tokenizer than the model's.
-    pub tokenizer: Option<PathBuf>,
-    /// How weights are read.
-    pub load: LoadOptions,
-    /// A smaller model with the same vocabulary, which guesses the next tokens: the model checks several of them in one step.
-    /// What it says is the same with and without.
-    pub draft: Option<PathBuf>,
-    /// Tokens that the draft model guesses at a time, 1 to 8; `None` = as many as pay, by how often they are right and how long
-    /// a step of each model takes.
-    pub draft_tokens: Option<usize>,
-    /// Times every operation ([`Engine::tracker`]), as `BITNET_PERF_TRACK` asks of all engines.
-    pub track: bool,
-}
-
-impl EngineOptions {
-    /// Positions of a session, and the working memory of an engine, for a model trained on `trained` positions: what
-    /// [`MemoryPlan::of`] needs to plan an engine that is not loaded yet.
-    ///
-    /// # Errors
-    /// Options that are zero.
-    pub fn working_shape(&self, trained: usize) -> Result<(usize, StateShape), InferenceError> {
-        let context = self.context.unwrap_or(trained.min(DEFAULT_CONTEXT));
-        let chunk = self.chunk.unwrap_or(DEFAULT_CHUNK).min(context);
-        let kv_pages = self.kv_pages.unwrap_or(context.div_ceil(PAGE_LEN) + 1); // one to copy a shared page to
-        let sequences = self.sequences.unwrap_or(1);
-        check_range("context", context)?;
-        check_range("sequences", sequences)?;
-        check_range("chunk", chunk)?;
-        check_range("kv_pages", kv_pages)?;
-        if let Some(tokens) = self.draft_tokens {
-            let refuse = |reason| Err(InferenceError::Option { option: "draft_tokens", reason });
-            match self.draft {
-                None => return refuse("there is no draft model to guess them".into()),
-                Some(_) if !(1..=MOST).contains(&tokens) => {
-                    return refuse(format!("{tokens} is not between 1 and {MOST}"));
-                }
-                Some(_) => {}
-            }
-        }
-        // a guess is checked whole even if there is but one sequence
-        let max_logits = if self.draft.is_some() { sequences.max(1 + MOST) } else { sequences };
-        Ok((
-            context,
-            StateShape { max_tokens: chunk + max_logits - 1, max_logits, kv_pages, kv_format: self.kv_format },
-        ))
-    }
-
-    /// Bytes that an engine on this checkpoint will take with these options, its draft model included.
-    ///
-    /// # Errors
-    /// As for [`Engine::from_checkpoint`], except for what only loading can notice.
-    pub fn plan(&self, checkpoint: &Checkpoint) -> Result<MemoryPlan, InferenceError> {
-        let (context, shape) = self.working_shape(Config::read(checkpoint, &self.load)?.0.context)?;
-        let plan = MemoryPlan::of(checkpoint, &self.load, shape)?;
-        let Some(path) = &self.draft else { return Ok(plan) };
-        let checkpoint = Checkpoint::open(path)?;
-        let config = Config::read(&checkpoint, &LoadOptions::default())?.0;
-        Ok(plan + draft::options(self, context, shape.kv_pages, &config).plan(&checkpoint)?)
-    }
-}
+pub use options::EngineOptions;
 
 /// A loaded model that answers requests. Sessions share it; their steps run one after the other, each on all threads.
 pub struct Engine {
@@ -283,51 +199,6 @@ impl Engine {
         let mut all = Vec::new();
         Evaluation::new(self, ids.len())?.run(ids, 0, &mut |_, logits| all.extend_from_slice(logits))?;
         Ok(all)
-    }
-
-    /// One L2-normalised vector per text: pooled as the model says, and over the mean of all tokens for models that are
-    /// not embedding models.
-    ///
-    /// # Errors
-    /// Text longer than the context.
-    pub fn embed(&self, text: &str) -> Result<Vec<f32>, InferenceError> {
-        self.embed_ids(&self.encode(text, Encoding { bos: None, special: false })?)
-    }
-
-    /// As [`embed`](Self::embed), from token ids.
-    ///
-    /// # Errors
-    /// No ids, ids outside the vocabulary, or more than the context.
-    pub fn embed_ids(&self, ids: &[u32]) -> Result<Vec<f32>, InferenceError> {
-        self.check_ids(ids, self.context)?;
-        let hidden = self.model.config().hidden;
-        let pooling = self.model.config().pooling.unwrap_or(Pooling::Mean);
-        let mut rows = vec![0.0; self.shape.max_tokens.min(ids.len()) * hidden];
-        let mut pooled = vec![0.0f64; hidden];
-        let mut sequence = Sequence::new(ids.len());
-        let working = &mut *self.working();
-        let result = (|| {
-            ids.iter().for_each(|&id| sequence.push(id)); // no look at cached pages: they hold no hidden states
-            while sequence.computed() < ids.len() {
-                let (start, end) = (sequence.computed(), self.next_chunk(&sequence));
-                let _step = self.model.backend().step(Phase::Scoring, end - start);
-                working.batch.clear();
-                working.push(&self.model, &mut Run { sequence: &mut sequence, end, logits: 0 })?;
-                let rows = &mut rows[..(end - start) * hidden];
-                self.model.hidden(&mut working.state, &working.batch, rows);
-                sequence.advance(end, &mut working.pool);
-                if pooling == Pooling::Last {
-                    pooled.fill(0.0);
-                }
-                let first = if pooling == Pooling::Last { rows.len() - hidden } else { 0 };
-                for row in rows[first..].chunks_exact(hidden) {
-                    pooled.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
-                }
-            }
-            Ok(())
-        })();
-        sequence.truncate(0, &mut working.pool); // a scheduler beside it never sees them missing
-        result.and_then(|()| normalize(&pooled))
     }
 
     /// The tokenizer, if there is one.
@@ -521,13 +392,6 @@ impl Engine {
     }
 }
 
-fn check_range(option: &'static str, value: usize) -> Result<(), InferenceError> {
-    match value {
-        1..=MAX_POSITIONS => Ok(()),
-        _ => Err(InferenceError::Option { option, reason: format!("{value} is not between 1 and {MAX_POSITIONS}") }),
-    }
-}
-
 /// `BITNET_SEED`, or 0.
 fn environment_seed() -> Result<u64, InferenceError> {
     match std::env::var("BITNET_SEED") {
@@ -537,13 +401,4 @@ fn environment_seed() -> Result<u64, InferenceError> {
             reason: format!("{seed:?} is not a whole number between 0 and {}", u64::MAX),
         }),
     }
-}
-
-/// Divides by the Euclidean length.
-fn normalize(vector: &[f64]) -> Result<Vec<f32>, InferenceError> {
-    let length = vector.iter().map(|x| x * x).sum::<f64>().sqrt();
-    if !(length.is_finite() && length > 0.0) {
-        return Err(InferenceError::Degenerate(format!("the embedding has length {length}")));
-    }
-    Ok(vector.iter().map(|x| (x / length) as f32).collect())
 }
