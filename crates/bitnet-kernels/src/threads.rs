@@ -24,6 +24,7 @@ pub(crate) use pieces::{ColumnTile, Dealt, grain};
 /// calls of a small model are about as long: with 1000 looks in a row and no offers, two threads were slower than one.
 const LOOKS: u32 = 100;
 const OFFERS: u32 = 2000;
+
 /// What `look` finds before it is time to sleep.
 fn watch<T>(look: impl Fn() -> Option<T>) -> Option<T> {
     for _ in 0..LOOKS {

@@ -8,7 +8,7 @@ use crate::Rows;
 use crate::portions::Portions;
 
 /// Columns of f32 results in two cache lines: threads never write to the same pair of lines.
-pub(crate) const COLUMN_STEP: usize = 32;
+const COLUMN_STEP: usize = 32;
 /// Output matrices that one pass over the pool serves; more are done in several passes.
 const MATRICES: usize = 4;
 
