@@ -45,7 +45,7 @@ pub struct EngineOptions {
     /// Tokens that the draft model guesses at a time, 1 to 8; `None` = as many as pay, by how often they are right and how long
     /// a step of each model takes.
     pub draft_tokens: Option<usize>,
-    /// Times every operation ([`Engine::tracker`]), as `BITNET_PERF_TRACK` asks of all engines.
+    /// Times every operation ([`Engine::tracker`](crate::Engine::tracker)), as `BITNET_PERF_TRACK` asks of all engines.
     pub track: bool,
 }
 
@@ -85,7 +85,7 @@ impl EngineOptions {
     /// Bytes that an engine on this checkpoint will take with these options, its draft model included.
     ///
     /// # Errors
-    /// As for [`Engine::from_checkpoint`], except for what only loading can notice.
+    /// As for [`Engine::from_checkpoint`](crate::Engine::from_checkpoint), except for what only loading can notice.
     pub fn plan(&self, checkpoint: &Checkpoint) -> Result<MemoryPlan, InferenceError> {
         let (context, shape) = self.working_shape(Config::read(checkpoint, &self.load)?.0.context)?;
         let plan = MemoryPlan::of(checkpoint, &self.load, shape)?;
