@@ -49,6 +49,7 @@ impl<T: Pod> Aligned<T> {
         Vec::<T>::new().try_reserve_exact(padded).map_err(|_| refused())?;
         let data = vec![T::zeroed(); padded];
         let start = data.as_ptr().align_offset(LINE);
+        assert!(start + len <= padded, "values as aligned as they are long reach every cache line");
         Ok(Aligned { memory: Memory::Heap(data), start, len })
     }
 }

@@ -34,6 +34,10 @@ pub fn read_bandwidth(threads: usize) -> f64 {
 /// used in place, and of the output head its bit planes once they are made. It is what bounds a step that reads them, whatever the
 /// kind of pages. Small models lie in a cache, and the figure is the cache's.
 pub fn weight_bandwidth(cpu: &Cpu, ternary: &[&Ternary], dense: &[&Dense]) -> f64 {
+    let mut dense = dense.to_vec();
+    // A head is locked while it is read: each once, and in one order, since others may be locking them too.
+    dense.sort_by_key(|dense| std::ptr::from_ref(*dense));
+    dense.dedup_by_key(|dense| std::ptr::from_ref(*dense));
     let dense: Vec<_> = dense.iter().map(|dense| dense.streamed()).collect();
     let parts = ternary.iter().map(|ternary| ternary.codes()).chain(dense.iter().map(Deref::deref));
     fastest(cpu.pool(), &parts.collect::<Vec<_>>())

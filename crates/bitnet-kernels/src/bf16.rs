@@ -38,7 +38,7 @@ impl Bf16Unit {
     /// `32 s..32 s + 32`. Calls `store(i, j, sums)` for all pairs, `j` running faster.
     ///
     /// # Panics
-    /// If the operands are not whole strips.
+    /// If the operands are not whole strips, or if `store` multiplies on the matrix unit itself.
     pub fn multiply(
         self,
         left: &[Bf16Tile],

@@ -2,7 +2,7 @@
 
 mod buffers;
 mod kv;
-mod self_test;
+pub(crate) mod self_test;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -41,9 +41,9 @@ const RANGE: std::ops::RangeInclusive<f32> = 1.0 / (1u64 << 40) as f32..=(1u64 <
 /// Half a unit in the last place of 1.
 const ROUNDING: f64 = 1.0 / (1u64 << 24) as f64;
 
-/// What is known about a row besides its codes.
+/// What is known about a row besides its codes. (Aligned for [`Aligned`], whose values divide a cache line.)
 #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
+#[repr(C, align(16))]
 pub(crate) struct RowFacts {
     /// Distance between two codes.
     step: f32,

@@ -6,6 +6,15 @@ use crate::{Batch, Cpu, KernelError, Kv, KvShape, PAGE_LEN, RopeStyle, RopeTable
 /// Tokens whose rotations are kept from layer to layer.
 const TOKENS: usize = 512;
 
+/// Makes `values` at least so long.
+fn grow<T: Clone>(values: &mut Vec<T>, len: usize, value: T) -> Result<(), KernelError> {
+    let refused = |_| KernelError::Memory { what: "rotations", bytes: len.saturating_mul(size_of::<T>()) };
+    let len = len.max(values.len());
+    values.try_reserve_exact(len - values.len()).map_err(refused)?;
+    values.resize(len, value);
+    Ok(())
+}
+
 /// Cosines and sines of the last batch. All layers of a step share them.
 #[derive(Default)]
 pub(crate) struct Rotations {
@@ -21,13 +30,9 @@ impl Rotations {
     /// Makes room for a cache of that shape, so that no verb allocates.
     pub(crate) fn reserve(&mut self, shape: KvShape) -> Result<(), KernelError> {
         let KvShape { head_dim, kv_heads, .. } = shape;
-        let len = (head_dim / 2).saturating_mul(TOKENS).max(self.values.len());
-        let bytes = len.saturating_mul(size_of::<[f32; 2]>());
-        let more = len - self.values.len();
-        self.values.try_reserve_exact(more).map_err(|_| KernelError::Memory { what: "rotations", bytes })?;
-        self.values.resize(len, [1.0, 0.0]);
+        grow(&mut self.values, (head_dim / 2).saturating_mul(TOKENS), [1.0, 0.0])?;
+        grow(&mut self.keys, kv_heads.saturating_mul(head_dim), 0.0)?;
         self.frequencies.reserve(head_dim / 2);
-        self.keys.resize((kv_heads * head_dim).max(self.keys.len()), 0.0);
         self.positions.reserve(TOKENS);
         Ok(())
     }

@@ -264,6 +264,16 @@ fn int8_heads_have_a_largest_size() {
     assert!(error.to_string().contains("257, expected at most 256; take f16 or f32"), "{error}");
 }
 
+/// Refused as an error, and not by the allocator, which would end the process.
+#[test]
+fn caches_that_no_memory_holds_are_refused() {
+    let cpu = cpu(Isa::Scalar, 1);
+    for kv_heads in [1 << 44, 1 << 62, usize::MAX] {
+        let shape = KvShape { layers: 1, heads: kv_heads, kv_heads, head_dim: 2, pages: 1, format: KvFormat::F16 };
+        assert!(matches!(cpu.kv(shape), Err(KernelError::Memory { .. })), "{kv_heads} heads");
+    }
+}
+
 #[test]
 fn what_is_not_finite_shows() {
     let mut random = Random::new(19);

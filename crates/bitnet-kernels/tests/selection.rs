@@ -179,6 +179,8 @@ fn odd_requests() {
     let many: Vec<u32> = (0..400).collect();
     assert_eq!(heads.step(&x, top(1, &many)), None, "too many ids");
     assert!(heads.step(&x, top(1, &many[..50])).is_some());
+    // Planes are locked while they are read: the same head twice must not wait for itself.
+    assert!(bitnet_kernels::weight_bandwidth(&heads.cpu, &[], &[&heads.head, &heads.head]) > 0.0);
     for value in [f32::NAN, f32::INFINITY] {
         let mut x = x.clone();
         x[3] = value;

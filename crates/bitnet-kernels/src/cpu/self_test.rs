@@ -1,5 +1,6 @@
 //! A canary: kernels that compute something else than the oracle must not touch a model.
 
+use crate::ahead::Ahead;
 use crate::arch::{bit_sum, first_sums, multiply, multiply_groups, quantize};
 use crate::cpu::Quantized;
 use crate::exp::exp;
@@ -8,17 +9,17 @@ use crate::planes::{Look, Planes, Query};
 use crate::ternary_matmul::{GroupPanel, Ternary};
 use crate::{Isa, KernelError, TernaryScales, TernaryWeights};
 
-/// Odd counts, so that every tail of every kernel is used, above the 32 × 32 of the largest tile and the 64 rows from which
-/// on tables are used.
-const ROWS: usize = 67;
+/// Odd counts, so that every tail of every kernel is used, above the 32 × 32 of the largest tile and the rows from which on tables are
+/// used (which [`crate::arch`] asserts).
+pub(crate) const ROWS: usize = 99;
 const COLS: usize = 520;
 const TOKENS: usize = 37;
 /// Of 64 columns each.
 const GROUPS: usize = COLS.div_ceil(64);
 /// Activations of one look at bit planes.
 const QUERIES: usize = 9;
-/// Tokens of the products: decoding, a few, a prompt.
-const BATCHES: [usize; 6] = [1, 2, 3, 7, 12, TOKENS];
+/// Tokens of the products: decoding, a few, a prompt; 15 are one less than a table has lanes.
+const BATCHES: [usize; 7] = [1, 2, 3, 7, 12, 15, TOKENS];
 
 /// Runs the kernels of a tier on fixed data and compares them, bit for bit, with the scalar oracle. Takes a millisecond
 /// or two. (An instruction that the processor refuses altogether, against its own list of features, ends the process:
@@ -96,7 +97,7 @@ pub fn self_test(isa: Isa) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// What float kernels are made of: conversions, products and sums rounded once, and `exp`.
+/// What float kernels are made of: conversions, products and sums rounded once, `exp`, reductions, and products of bytes.
 struct Floats<'a>(&'a [f32]);
 
 impl Kernel for Floats<'_> {
@@ -104,7 +105,7 @@ impl Kernel for Floats<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> Vec<u32> {
-        let mut out = Vec::new();
+        let (mut out, mut lines, mut codes) = (Vec::new(), Vec::new(), Vec::new());
         let mut lanes = [0.0; LANES];
         for x in self.0.as_chunks().0 {
             let mut halves = [0; 2 * LANES];
@@ -116,6 +117,32 @@ impl Kernel for Floats<'_> {
             l.store(exp(l, l.sub(l.splat(1.0), l.mul(v, v))), &mut lanes);
             out.extend(lanes.map(f32::to_bits));
             out.extend([lanes::dot(l, x, &lanes), l.sum(half), l.largest(half)].map(f32::to_bits));
+
+            let mut line = [0; 4 * LANES];
+            line.as_chunks_mut().0.iter_mut().zip(x).for_each(|(bytes, x)| *bytes = x.to_le_bytes());
+            let (same, bytes) = (l.load_f32(&line), l.i8_lanes(u128::from_le_bytes(line.as_chunks().0[1])));
+            for each in [
+                l.sum_of_each(&[same, half, v]),
+                l.largest_of_each(&[same, half, v]),
+                l.sum_of_each(&[v, bytes, half, same, bytes, half, same, v]),
+                l.largest_of_each(&[v, bytes, half, same, bytes, half, same, v]),
+            ] {
+                l.store(each, &mut lanes);
+                out.extend(lanes.map(f32::to_bits));
+            }
+            let mut lowest = [0; LANES];
+            l.store_lowest_bytes(v, &mut lowest);
+            codes.extend_from_slice(lowest.as_chunks().0);
+            lines.push(line);
+        }
+        // Attention to a cache of codes: the keys' and the values' shape.
+        let codes = [&codes[..32], &codes[32..64]];
+        let (ahead, offset) = (&mut Ahead::all(&[]), [1234, -567]);
+        for pair in l.byte_products::<2, 2>(&lines, 2, codes, offset, ahead) {
+            for products in pair {
+                l.store(products, &mut lanes);
+                out.extend(lanes.map(f32::to_bits));
+            }
         }
         out
     }
@@ -127,8 +154,10 @@ fn quantized(isa: Isa, values: &[f32]) -> Result<Quantized, KernelError> {
     let stride = out.stride();
     let (codes, scales, sums) = out.parts_mut();
     let rows = codes.chunks_mut(stride).zip(sums.chunks_mut(stride / crate::cpu::SUM_LEN)).zip(scales);
-    for (((codes, sums), scale), values) in rows.zip(values.chunks(COLS)) {
-        *scale = quantize(isa, values, None, codes, sums);
+    for (token, (((codes, sums), scale), row)) in rows.zip(values.chunks(COLS)).enumerate() {
+        // Every other token normalised, by weights of all sizes.
+        let norm = (token % 2 == 1).then_some((0.7, &values[..COLS]));
+        *scale = quantize(isa, row, norm, codes, sums);
     }
     Ok(out)
 }

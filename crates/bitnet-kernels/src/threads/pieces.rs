@@ -179,7 +179,8 @@ pub(crate) struct Dealt<'a> {
 impl Dealt<'_> {
     /// The chunk that is number `i` of these.
     pub(crate) fn chunk(&mut self, i: usize) -> &mut [u8] {
-        let start = (i * self.parts + self.part) * self.len;
+        let number = i.checked_mul(self.parts).and_then(|first| first.checked_add(self.part));
+        let start = number.and_then(|number| number.checked_mul(self.len)).expect("a chunk within the slice");
         // SAFETY: each chunk belongs to one part, and `&mut self` keeps this one from handing out two at a time.
         unsafe { self.data.slice(start..start + self.len) }
     }

@@ -4,6 +4,8 @@
 //! their contents do not outlive a block; the configuration does.
 
 use std::arch::asm;
+use std::cell::Cell;
+use std::marker::PhantomData;
 
 /// Rows of a tile register, at most.
 pub(super) const TILE_ROWS: usize = 16;
@@ -65,13 +67,20 @@ fn request_permission() -> bool {
 }
 
 /// The tile registers of this thread, configured; released when dropped, so that the thread is light to switch again.
-pub(super) struct Tiles(());
+pub(super) struct Tiles(PhantomData<*const ()>); // stays on its thread
+
+thread_local! {
+    static CONFIGURED: Cell<bool> = const { Cell::new(false) };
+}
 
 impl Tiles {
     /// Tiles of so many rows and bytes in a row, at most [`TILE_ROWS`] and [`TILE_BYTES`].
     ///
     /// # Safety
-    /// [`is_permitted`] must have returned true. There must be no other `Tiles` of this thread.
+    /// [`is_permitted`] must have returned true.
+    ///
+    /// # Panics
+    /// If this thread has `Tiles`: theirs would be gone when these are dropped.
     pub(super) unsafe fn configure(shapes: [(usize, usize); 8]) -> Tiles {
         let mut config = [0u8; 64];
         config[0] = 1; // palette
@@ -80,9 +89,10 @@ impl Tiles {
             config[16 + 2 * tile] = bytes as u8; // the low half of 16 bits
             config[48 + tile] = rows as u8;
         }
+        assert!(!CONFIGURED.replace(true), "a product on the matrix unit within another");
         // SAFETY: reads 64 bytes; the configuration is one that palette 1 allows, and the processor has tiles.
         unsafe { asm!("ldtilecfg [{}]", in(reg) config.as_ptr(), options(nostack, preserves_flags, readonly)) };
-        Tiles(())
+        Tiles(PhantomData)
     }
 }
 
@@ -90,5 +100,6 @@ impl Drop for Tiles {
     fn drop(&mut self) {
         // SAFETY: the processor has tiles, because `self` exists; no contents are needed any more.
         unsafe { asm!("tilerelease", options(nostack, preserves_flags, nomem)) };
+        CONFIGURED.set(false);
     }
 }

@@ -26,7 +26,7 @@ pub(crate) unsafe fn products(
     strip: usize,
     store: &mut dyn FnMut(usize, usize, &Bf16Sums),
 ) {
-    // SAFETY: the caller's promise; nothing below configures tiles.
+    // SAFETY: the caller's promise.
     let _configured = unsafe { Tiles::configure([WHOLE; 8]) };
     let mut sums = Bf16Sums([[0.0; 32]; 32]);
     for (i, left) in left.chunks_exact(strip).enumerate() {

@@ -19,6 +19,7 @@ use crate::ternary_matmul::Panel;
 const LANES: usize = 16;
 /// Rows of a panel from which on tables pay.
 const FEWEST_ROWS: usize = 96;
+const _: () = assert!(FEWEST_ROWS <= crate::cpu::self_test::ROWS, "tables that no self-test has seen");
 /// Tokens from which on a block of [`LANES`] pays, the others being empty.
 const FEWEST_TOKENS: usize = 14;
 /// Rows that share tables.
