@@ -11,15 +11,15 @@ use std::path::Path;
 /// The file cannot be opened, is not a regular file, or cannot be mapped.
 pub fn map(path: &Path) -> Result<Bytes, FormatError> {
     let io = |source| FormatError::Io { path: path.to_owned(), source };
-    let file = File::open(path).map_err(io)?;
-    let about = file.metadata().map_err(io)?;
-    if !about.is_file() {
+    // Before opening it: that waits for a pipe's other end.
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
         return Err(FormatError::container(
             &path.display().to_string(),
             "not a regular file; a model is mapped into memory, so pipes and devices cannot be used",
         ));
     }
-    if about.len() == 0 {
+    let file = File::open(path).map_err(io)?;
+    if file.metadata().map_err(io)?.len() == 0 {
         return Ok(Bytes::new()); // an empty map is an error on most systems
     }
     map_file(&file).map(Bytes::from_owner).map_err(io)

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 /// Longest header, as in the reference reader.
 const MAX_HEADER: u64 = 100_000_000;
+/// More than any weight has; messages show them.
+const MAX_DIMENSIONS: usize = 8;
 /// Longest JSON file beside the tensors. Parsed it takes up to sixteen times its size.
 const MAX_JSON: u64 = 32 << 20;
 
@@ -228,6 +230,9 @@ pub fn parse(file: &str, bytes: &Bytes) -> Result<BTreeMap<String, Tensor>, Form
     let mut filled = 0;
     let mut tensors = BTreeMap::new();
     for (name, Entry { dtype, shape, data_offsets: (start, end) }) in entries {
+        if name.contains(char::is_control) {
+            return Err(error(format!("the tensor name {name:?} has control characters; the file is damaged")));
+        }
         let error = |reason: String| FormatError::tensor(file, &name, reason);
         if start != filled || end < start || end > data_len {
             return Err(error(format!(
@@ -236,8 +241,14 @@ pub fn parse(file: &str, bytes: &Bytes) -> Result<BTreeMap<String, Tensor>, Form
             )));
         }
         let (encoding, size) = element(&dtype).ok_or_else(|| {
-            error(format!("type {dtype} is not supported; supported are F64, F32, F16, BF16, I64, I32, I16, I8, U8"))
+            error(format!(
+                "type {} is not supported; supported are F64, F32, F16, BF16, I64, I32, I16, I8, U8",
+                dtype.escape_debug()
+            ))
         })?;
+        if shape.len() > MAX_DIMENSIONS {
+            return Err(error(format!("expected at most {MAX_DIMENSIONS} dimensions, found {}", shape.len())));
+        }
         let needed = shape.iter().try_fold(size, |n: usize, &dim| n.checked_mul(dim));
         if needed != Some(end - start) {
             return Err(error(format!("{} bytes for shape {shape:?} of {dtype}", end - start)));

@@ -108,6 +108,11 @@ fn check_4_arrays() {
 fn check_5_keys_and_value_types() {
     assert_refused(&RawGguf::with_pair(pair("k", 13, &[0; 8])), &["metadata k", "value type 13", "unknown"]);
     assert_refused(&RawGguf::with_pair(pair("", 0, &[0])), &["metadata key", "empty"]);
+    // A terminal that showed this name would be cleared.
+    assert_refused(
+        &RawGguf::with_pair(pair("k\x1b[2J", 0, &[0])),
+        &["metadata key \"k\\u{1b}[2J\"", "control characters"],
+    );
     let twice = example(|f| f.pairs.push(pair("a", 0, &[0])));
     assert_refused(&twice, &["metadata a", "stands twice"]);
     assert_refused(&RawGguf::with_pair(pair("k", 7, &[2])), &["metadata k", "expected a bool (0 or 1), found 2"]);
@@ -192,6 +197,7 @@ fn check_10_names_and_types() {
     let twice = RawGguf::with_tensors(&[("t", &[8], 0, 0), ("t", &[8], 0, 32)], 64);
     assert_refused(&twice, &["tensor t", "stands twice"]);
     assert_refused(&RawGguf::with_tensors(&[("", &[8], 0, 0)], 64), &["tensor name", "empty"]);
+    assert_refused(&RawGguf::with_tensors(&[("t\n", &[8], 0, 0)], 64), &["tensor name \"t\\n\"", "control characters"]);
     for (kind, words) in [
         (4, "type 4 is unknown"),
         (10, "type 10 (Q2_K) is not supported"),
@@ -207,6 +213,17 @@ fn check_10_names_and_types() {
         let file = RawGguf::with_tensors(&[("ok", &[8], 0, 0), ("blk.0.w", &[256], kind, 32)], 1024);
         assert_refused(&file, &["tensor blk.0.w", words]);
     }
+}
+
+/// Opening a pipe would wait for a writer.
+#[test]
+#[cfg(unix)]
+fn pipes_are_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let error = Checkpoint::open(&pipe).unwrap_err().to_string();
+    assert!(error.contains("not a regular file"), "{error}");
 }
 
 #[test]

@@ -143,12 +143,12 @@ fn typed_access_checks_types() {
 fn assert_left_alone(tensors: Vec<TensorSource<'_>>, check_fails: bool, part: &str) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
-    std::fs::write(&path, b"older").unwrap();
+    std::fs::write(&path, b"GGUF, older").unwrap();
     let refuse = |p: &Path| Err(FormatError::Container { file: p.display().to_string(), reason: "differs".to_owned() });
     let mut check = |p: &Path| if check_fails { refuse(p) } else { Ok(()) };
     let error = write(&path, &Metadata::new(), tensors, &mut |_, _| (), &mut check).unwrap_err().to_string();
     assert!(error.contains(part), "{error:?} lacks {part:?}");
-    assert_eq!(std::fs::read(&path).unwrap(), b"older");
+    assert_eq!(std::fs::read(&path).unwrap(), b"GGUF, older");
     assert_eq!(listing(dir.path()), ["model.gguf"], "no temporary file is left");
 }
 
@@ -200,6 +200,20 @@ fn what_is_no_regular_file_is_not_replaced() {
     assert_eq!(listing(dir.path()), ["socket"]);
 }
 
+/// Such as the weights or the config that are being converted.
+#[test]
+fn what_is_no_gguf_file_is_not_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.json");
+    for (old, replaced) in [(&b"{}"[..], false), (b"GGUX of four bytes", false), (b"", true), (b"GGUF", true)] {
+        std::fs::write(&path, old).unwrap();
+        let result = plain_write(&path, &Metadata::new(), Vec::new());
+        assert_eq!(result.is_ok(), replaced, "{result:?}");
+        assert_eq!(std::fs::read(&path).unwrap() != old, replaced);
+    }
+    assert_eq!(listing(dir.path()), ["config.json"]);
+}
+
 #[test]
 fn unwritable_outputs_are_named() {
     let dir = tempfile::tempdir().unwrap();
@@ -225,7 +239,7 @@ const FULL_DISK_DIR: &str = "BITNET_TEST_FULL_DISK_DIR";
 fn a_full_disk_leaves_the_old_file_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
-    std::fs::write(&path, b"older").unwrap();
+    std::fs::write(&path, b"GGUF, older").unwrap();
     let output = std::process::Command::new("sh")
         .args(["-c", r#"trap "" XFSZ; ulimit -f 100; exec "$0" --exact write_with_little_room --nocapture"#])
         .arg(std::env::current_exe().unwrap())
@@ -234,7 +248,7 @@ fn a_full_disk_leaves_the_old_file_alone() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success() && said.contains("refused as it should be"), "{output:?}");
-    assert_eq!(std::fs::read(&path).unwrap(), b"older");
+    assert_eq!(std::fs::read(&path).unwrap(), b"GGUF, older");
     assert_eq!(listing(dir.path()), ["model.gguf"], "no temporary file is left");
 }
 

@@ -54,6 +54,8 @@ fn headers_that_lie_are_refused() {
     assert_refused(&one("F16", "[1]", u64::MAX - 1, u64::MAX, 2), &["tensor w", "of 2 bytes"]);
     assert_refused(&one("F8_E4M3", "[2]", 0, 2, 2), &["tensor w", "F8_E4M3 is not supported", "BF16"]);
     assert_refused(&one("BOOL", "[2]", 0, 2, 2), &["tensor w", "BOOL is not supported"]);
+    assert_refused(&one("F16", "[1,1,1,1,1,1,1,1,1]", 0, 2, 2), &["tensor w", "at most 8 dimensions, found 9"]);
+    assert_refused(&file_with(&["a\\n"]), &["tensor name \"a\\n\"", "control characters"]);
     assert_refused(&file_with(&["a", "b", "a"]), &["tensor a stands twice"]);
     let overlap = r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},
         "b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}}"#;

@@ -18,7 +18,7 @@ use crate::names::{BlockRole, Naming, Projection, Role};
 use crate::rope::HeadRows;
 use crate::{Config, LoadOptions, ModelError, RopeScaling, Tokenizer};
 use bitnet_formats::gguf::{self, Metadata};
-use bitnet_formats::{Checkpoint, Encoding, FormatError, Tensor, TensorSource};
+use bitnet_formats::{Checkpoint, Encoding, FormatError, I2sLayout, Tensor, TensorSource};
 use directory::Directory;
 use std::cell::{Cell, RefCell};
 use std::path::Path;
@@ -229,6 +229,16 @@ impl<'a> Planner<'a, '_> {
                 self.block_norm(layer, BlockRole::InNorm(projection))?;
                 self.projection(layer, projection)?;
             }
+        }
+        let odd = |tensor: &&PlannedTensor<'_>| {
+            tensor.to == Encoding::I2S(I2sLayout::X86)
+                && tensor.shape.last().is_some_and(|cols| !cols.is_multiple_of(128))
+        };
+        if let Some(tensor) = self.tensors.iter().find(odd) {
+            notes.push(format!(
+                "bitnet.cpp misreads I2_S whose columns are no multiple of 128, as those of {} ({:?}); this program reads it right",
+                tensor.name, tensor.shape
+            ));
         }
         self.inventory.finish()
     }

@@ -6,7 +6,7 @@ use crate::interrupt::Watch;
 use crate::model_args::{LoadArgs, ModelPath};
 use crate::numbers;
 use anyhow::bail;
-use bitnet::formats::{Checkpoint, Encoding, FormatError};
+use bitnet::formats::{Checkpoint, Encoding, FormatError, gguf};
 use bitnet::kernels::{Cpu, CpuOptions};
 use bitnet::models::ModelError;
 use bitnet::models::export::{Export, ExportOptions, Form, Outcome, PlannedTensor, compare_logits};
@@ -133,8 +133,9 @@ fn check(input: &Checkpoint, load: &LoadOptions, written: &Path, exact: bool) ->
 /// Reading from the map of a file while its name goes to another one works, but surprises: the input would be gone.
 fn refuse_same_file(input: &Path, output: &Path) -> anyhow::Result<()> {
     let real = |path: &Path| std::fs::canonicalize(path).ok();
-    if real(input).is_some_and(|input| real(output) == Some(input)) {
-        bail!("{} is the input: the output needs a name of its own", output.display());
+    let same = |input: &PathBuf| real(input).is_some_and(|input| real(output) == Some(input));
+    if gguf::parts(input).iter().any(same) {
+        bail!("{} is the input, or a part of it: the output needs a name of its own", output.display());
     }
     Ok(())
 }

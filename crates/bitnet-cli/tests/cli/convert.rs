@@ -82,3 +82,30 @@ fn an_output_that_cannot_be_written_is_an_error() {
     let args = ["convert", "--input", text(&model), "--type", "f32", "--output", text(&model)];
     bitnet(args).output().expect("the program starts").fails(1);
 }
+
+/// Neither the file that was named nor the others that a model consists of.
+#[test]
+fn the_input_is_not_replaced() {
+    let Some(model) = shared("data/models/tiny-ternary-stories") else { return };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(model).expect("readable") {
+        let from = entry.expect("readable").path();
+        let to = directory.path().join(from.file_name().expect("a name"));
+        std::fs::copy(from, &to).expect("copied");
+        files.push(to);
+    }
+    for output_file in &files {
+        let before = std::fs::read(output_file).expect("readable");
+        let args = ["convert", "--input", text(directory.path()), "--type", "i2_s", "--output", text(output_file)];
+        let notes = output(args).fails(1);
+        assert!(notes.contains("no GGUF file; choose another output"), "{notes}");
+        assert!(std::fs::read(output_file).expect("readable") == before, "{}", output_file.display());
+    }
+    let [first, second] = [1, 2].map(|i| directory.path().join(format!("model-0000{i}-of-00002.gguf")));
+    std::fs::write(&first, b"GGUF").expect("written");
+    std::fs::write(&second, b"GGUF").expect("written");
+    let args = ["convert", "--input", text(&first), "--type", "i2_s", "--output", text(&second)];
+    let notes = output(args).fails(1);
+    assert!(notes.contains("is the input, or a part of it"), "{notes}");
+}

@@ -222,6 +222,21 @@ impl<'a> Cursor<'a> {
             .map_err(|e| self.error(format!("{what} at byte {start} is not UTF-8: {e}")))
     }
 
+    /// A string that messages and listings show: control characters would write elsewhere on a terminal.
+    fn name(&mut self, what: &str, longest: usize) -> Result<&'a str, FormatError> {
+        let start = self.at;
+        let name = self.string(what, longest)?;
+        if name.is_empty() {
+            return Err(self.error(format!("{what} at byte {start} is empty; the file is damaged")));
+        }
+        if name.contains(char::is_control) {
+            return Err(
+                self.error(format!("{what} {name:?} at byte {start} has control characters; the file is damaged"))
+            );
+        }
+        Ok(name)
+    }
+
     fn magic_and_version(&mut self) -> Result<u32, FormatError> {
         let magic: [u8; 4] = self.array("the magic number")?;
         if magic == *b"FUGG" {
@@ -254,10 +269,7 @@ impl<'a> Cursor<'a> {
         let mut entries = Vec::new();
         for _ in 0..count {
             let start = self.at;
-            let key = self.string("a metadata key", MAX_KEY)?;
-            if key.is_empty() {
-                return Err(self.error(format!("the metadata key at byte {start} is empty; the file is damaged")));
-            }
+            let key = self.name("a metadata key", MAX_KEY)?;
             if !seen.insert(key) {
                 return Err(FormatError::metadata(self.file, key, format!("stands twice, again at byte {start}")));
             }
@@ -377,10 +389,7 @@ impl<'a> Cursor<'a> {
         let mut infos = Vec::new();
         for _ in 0..count {
             let start = self.at;
-            let name = self.string("a tensor name", MAX_TENSOR_NAME)?;
-            if name.is_empty() {
-                return Err(self.error(format!("the tensor name at byte {start} is empty; the file is damaged")));
-            }
+            let name = self.name("a tensor name", MAX_TENSOR_NAME)?;
             if !seen.insert(name) {
                 return Err(FormatError::tensor(self.file, name, format!("stands twice, again at byte {start}")));
             }

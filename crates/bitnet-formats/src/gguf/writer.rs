@@ -3,7 +3,8 @@
 use super::{Array, MAGIC, MAX_KEY, MAX_TENSOR_NAME, Metadata, Value, reader::alignment, type_id};
 use crate::{FormatError, TensorSource};
 use std::collections::HashSet;
-use std::io::{BufWriter, Write};
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
 use std::path::Path;
 
 /// Writes a GGUF v3 file: to a temporary file beside `path`, synced, then `check` on the temporary path, then renamed.
@@ -25,9 +26,8 @@ pub fn write(
     let total = header.len() as u64 + lens.iter().map(|&len| (len as u64).next_multiple_of(alignment)).sum::<u64>();
 
     let io = |source| FormatError::Io { path: path.to_owned(), source };
-    // The rename at the end would put a file in place of a device or a socket.
-    if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
-        return Err(io(std::io::Error::other("is there and not a regular file; choose another output")));
+    if let Some(kind) = irreplaceable(path).map_err(io)? {
+        return Err(io(std::io::Error::other(format!("is there and {kind}; choose another output"))));
     }
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
@@ -63,6 +63,20 @@ pub fn write(
     Ok(())
 }
 
+/// What stands at `path` that the rename at the end must not take the place of: a device, a socket, or a file of another kind, such as
+/// the weights or the config that are being converted.
+fn irreplaceable(path: &Path) -> std::io::Result<Option<&'static str>> {
+    match std::fs::metadata(path) {
+        Err(_) => Ok(None),
+        Ok(there) if !there.is_file() => Ok(Some("not a regular file")),
+        Ok(_) => {
+            let mut magic = Vec::new();
+            File::open(path)?.take(MAGIC.len() as u64).read_to_end(&mut magic)?;
+            Ok((!magic.is_empty() && magic != MAGIC).then_some("no GGUF file"))
+        }
+    }
+}
+
 /// Everything before the data section, and the byte length of every tensor.
 fn header(
     file: &str,
@@ -76,8 +90,9 @@ fn header(
     out.extend_from_slice(&(tensors.len() as u64).to_le_bytes());
     out.extend_from_slice(&(metadata.entries().len() as u64).to_le_bytes());
     for (key, value) in metadata.entries() {
-        if key.is_empty() || key.len() > MAX_KEY {
-            let reason = format!("the key has {} bytes, allowed are 1 to {MAX_KEY}", key.len());
+        if !is_name(key, MAX_KEY) {
+            let reason =
+                format!("the key has {} bytes, allowed are 1 to {MAX_KEY} and no control characters", key.len());
             return Err(FormatError::metadata(file, key, reason));
         }
         put_string(&mut out, key);
@@ -88,9 +103,11 @@ fn header(
     let mut offset = 0u64;
     for tensor in tensors {
         let error = |reason: String| FormatError::tensor(file, &tensor.name, reason);
-        if tensor.name.is_empty() || tensor.name.len() > MAX_TENSOR_NAME {
+        if !is_name(&tensor.name, MAX_TENSOR_NAME) {
             let len = tensor.name.len();
-            return Err(error(format!("the name has {len} bytes, allowed are 1 to {MAX_TENSOR_NAME}")));
+            let reason =
+                format!("the name has {len} bytes, allowed are 1 to {MAX_TENSOR_NAME} and no control characters");
+            return Err(error(reason));
         }
         if !names.insert(&tensor.name) {
             return Err(error("is given twice".to_owned()));
@@ -120,6 +137,11 @@ fn header(
         lens.push(len);
     }
     Ok((out, lens))
+}
+
+/// What the reader takes for one.
+fn is_name(name: &str, longest: usize) -> bool {
+    (1..=longest).contains(&name.len()) && !name.contains(char::is_control)
 }
 
 fn put_string(out: &mut Vec<u8>, text: &str) {
