@@ -50,8 +50,11 @@ pub const BITNET_2B4T_TEMPLATE: &str = "{% for message in messages %}{% if loop.
      {{ message['role'] | capitalize }}: {{ message['content'] | trim }}<|eot_id|>{% endfor %}\
      {% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}";
 
-const FALCON3_TEMPLATE: &str = "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] \
-     + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}";
+/// Template of tiiuae/Falcon3-*-Instruct for conversations without functions: what the assistant said ends in its token.
+const FALCON3_TEMPLATE: &str = "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] }}\
+     {% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\
+     {% if message['role'] != 'assistant' or not loop.last %}{{ '\n' }}{% endif %}{% endfor %}\
+     {% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}";
 
 const CHATML_TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' \
      + message['content'] + '<|im_end|>\n' }}{% endfor %}\
@@ -98,6 +101,11 @@ const fn falcon_e(name: &'static str, shape: Shape) -> Entry {
     }
 }
 
+/// GPT-NeoX's vocabulary, which llama.cpp calls by the name of another model that has it.
+const fn trilm(name: &'static str, shape: Shape) -> Entry {
+    Entry { pre_tokenizer: Some("olmo"), ..entry(name, shape) }
+}
+
 const fn qwen3(name: &'static str, shape: Shape) -> Entry {
     Entry { pre_tokenizer: Some("qwen2"), stop: &["<|im_end|>", "<|endoftext|>"], ..entry(name, shape) }
 }
@@ -129,8 +137,8 @@ pub static ENTRIES: &[Entry] = &[
     falcon_e("Falcon-E-3B", shape(2048, 13312, 32, 16, 2, 32768)),
     qwen3("BitNet-embedding-0.6B", shape(1024, 3072, 28, 16, 8, 151936)),
     entry("BitNet-embedding-270M", shape(640, 2048, 18, 4, 1, 262144)),
-    entry("TriLM-99M", shape(512, 1280, 16, 8, 8, 50304)),
-    entry("TriLM-3.9B", shape(3072, 9216, 30, 24, 24, 50688)),
+    trilm("TriLM-99M", shape(512, 1280, 16, 8, 8, 50304)),
+    trilm("TriLM-3.9B", shape(3072, 9216, 30, 24, 24, 50688)),
     qwen3("Ternary-Bonsai-1.7B", shape(2048, 6144, 28, 16, 8, 151936)),
     qwen3("Ternary-Bonsai-4B", shape(2560, 9728, 36, 32, 8, 151936)),
     qwen3("Ternary-Bonsai-8B", shape(4096, 12288, 36, 32, 8, 151936)),

@@ -1,6 +1,7 @@
 //! Chat templates against Jinja2 as transformers configures it (`crossval/render_templates.py`), and against attack.
 
-use bitnet_models::{ChatTemplate, Message, catalogue::BITNET_2B4T_TEMPLATE};
+use bitnet_models::catalogue::{BITNET_2B4T_TEMPLATE, ENTRIES};
+use bitnet_models::{ChatTemplate, Message};
 use serde_json::{Map, Value};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -63,6 +64,25 @@ fn extensions_of_transformers() {
     assert_eq!(one("{{ nothing }}{% if nothing %}a{% endif %}").unwrap(), "");
     assert_eq!(one("{{ 'a\\nb' | indent(2) }}{{ 'a\\nb' | indent(width=1, first=true) }}").unwrap(), "a\n  b a\n b");
     assert!(ChatTemplate::new("{% for %}", "", "").is_err());
+    // Line ends as Jinja's lexer takes them, the tag for training, and `None` for what is not given.
+    assert_eq!(one("{{ messages[0].content }}\r\n{% if true %}\r\na{% endif %}\r\nb\rc").unwrap(), "x\nab\nc");
+    assert_eq!(one("{%- generation -%} y {% endgeneration %}{%if true%}z{%endif%}").unwrap(), "y z");
+    assert_eq!(one("{% if tools is not none %}a{% endif %}{% if documents is none %}b{% endif %}").unwrap(), "b");
+    assert_eq!(
+        one("{% if tools is iterable and tools | length > 0 %}a{% endif %}{{ [] is iterable }}").unwrap(),
+        "True"
+    );
+}
+
+/// The branches of tiiuae/Falcon3-7B-Instruct for user and assistant.
+#[test]
+fn falcon3() {
+    let known = ENTRIES.iter().find(|entry| entry.name == "Falcon3-7B-1.58bit").unwrap();
+    let template = ChatTemplate::new(known.chat_template.unwrap(), "", "<|endoftext|>").unwrap();
+    let chat = messages(&[("user", "Hi"), ("assistant", "Yo"), ("user", "Bye")]);
+    let text = "<|user|>\nHi\n<|assistant|>\nYo<|endoftext|>\n<|user|>\nBye\n";
+    assert_eq!(template.render(&chat, true).unwrap(), format!("{text}<|assistant|>\n"));
+    assert_eq!(template.render(&chat[..2], false).unwrap(), "<|user|>\nHi\n<|assistant|>\nYo<|endoftext|>");
 }
 
 /// What costs one instruction to print counts like any other text.

@@ -228,7 +228,8 @@ fn tokenizer_json_of_other_families_converts() {
         fs::write(directory.path().join("tokenizer.json"), json.to_string()).unwrap();
         Tokenizer::open(directory.path()).unwrap()
     };
-    for json in [with(llama3, serde_json::Value::Null), with(&qwen2, nfc())] {
+    let gpt2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+    for json in [with(llama3, serde_json::Value::Null), with(&qwen2, nfc()), with(gpt2, nfc())] {
         same_after_gguf(&open(&json), inputs().into_iter().flatten().chain(samples()));
     }
     let refused = |json: serde_json::Value, message: &str| {
@@ -252,6 +253,13 @@ fn tokenizer_json_without_space_prefix_converts() {
     let tokenizer = Tokenizer::open(directory.path()).unwrap();
     assert_eq!(tokenizer.decode(&tokenizer.encode(" a", PLAIN).unwrap(), false), " a");
     same_after_gguf(&tokenizer, inputs().into_iter().flatten().chain(samples()));
+    // As `add_tokens` of transformers adds it: found where the text with its spaces replaced has it.
+    json["added_tokens"].as_array_mut().unwrap().push(serde_json::json!({
+        "id": 32000, "content": "<tool>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": true, "special": false
+    }));
+    fs::write(directory.path().join("tokenizer.json"), json.to_string()).unwrap();
+    let error = Tokenizer::open(directory.path()).unwrap().gguf_metadata().unwrap_err().to_string();
+    assert!(error.contains("\"<tool>\" that is looked for in normalised text"), "{error}");
 }
 
 #[test]

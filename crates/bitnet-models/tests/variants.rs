@@ -58,6 +58,11 @@ fn rotary_factors_divide_frequencies() {
     let plain = logits(Synthetic::new("llama", SMALL, I2S, 2), &ids);
     let got = logits(factors, &ids);
     assert!(got == logits(linear, &ids));
+    for key in ["rope.scaling.factor", "rope.scale_linear"] {
+        let mut alone = Synthetic::new("llama", SMALL, I2S, 2); // linear for llama.cpp
+        alone.set(key, Value::F32(4.0));
+        assert!(got == logits(alone, &ids), "{key}");
+    }
     assert!(got != plain, "the factors are ignored");
 }
 

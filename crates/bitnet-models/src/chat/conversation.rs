@@ -71,7 +71,9 @@ impl ChatTemplate {
     /// True if the template itself shows functions and calls, in the form that is understood here.
     pub fn shows_tools(&self) -> bool {
         let says = |word: &str| self.source().contains(word);
-        says("tools") && says(CALL_BEGIN) && says("arguments") && !says("<function=")
+        // Falcon3's shows a list of calls in one pair of marks
+        let listed = says("tool_calls|tojson") || says("tool_calls | tojson");
+        says("tools") && says(CALL_BEGIN) && says("arguments") && !says("<function=") && !listed
     }
 
     /// Renders a conversation with functions; `generation_prompt` adds the assistant's opening.

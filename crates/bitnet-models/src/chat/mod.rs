@@ -6,6 +6,7 @@ mod sandbox;
 pub use conversation::{CALL_BEGIN, CALL_END, Conversation, Tool, ToolCall, Turn};
 
 use crate::ModelError;
+use fancy_regex::Regex;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, Error, ErrorKind, context};
@@ -25,6 +26,8 @@ pub struct Message {
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
+    /// What is compiled of it.
+    code: String,
     bos: String,
     eos: String,
 }
@@ -49,9 +52,11 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", tojson);
+        environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
         sandbox::fence(&mut environment);
-        sandbox::compile(source, environment.syntax().clone()).map_err(error)?;
-        Ok(Self { environment, source: source.to_owned(), bos: bos.to_owned(), eos: eos.to_owned() })
+        let code = as_transformers_reads(source);
+        sandbox::compile(&code, environment.syntax().clone()).map_err(error)?;
+        Ok(Self { environment, source: source.to_owned(), code, bos: bos.to_owned(), eos: eos.to_owned() })
     }
 
     /// The Jinja source.
@@ -85,8 +90,10 @@ impl ChatTemplate {
             bos_token => &self.bos,
             eos_token => &self.eos,
         };
-        let context = context! { ..own, ..Value::from(Serde(&extra)) };
-        sandbox::render(&self.environment, &self.source, context).map_err(error)
+        // transformers gives these as `None`, and templates ask for that.
+        let none = context! { tools => (), documents => () };
+        let context = context! { ..own, ..Value::from(Serde(&extra)), ..none };
+        sandbox::render(&self.environment, &self.code, context).map_err(error)
     }
 }
 
@@ -94,6 +101,14 @@ impl fmt::Debug for ChatTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ChatTemplate").field("source", &self.source).finish_non_exhaustive()
     }
+}
+
+/// The source with the line ends that Jinja makes of all kinds, and without the tags by which transformers marks what the assistant
+/// said, for training: `with` renders its body as well.
+fn as_transformers_reads(source: &str) -> String {
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    let mark = Regex::new(r"\{%([-+]?)(\s*)(end)?generation(\s*)([-+]?)%\}").expect("a valid expression");
+    mark.replace_all(&source, "{%$1$2${3}with$4$5%}").into_owned()
 }
 
 /// The whole chain of reasons: the template engine puts the useful one last.

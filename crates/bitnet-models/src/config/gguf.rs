@@ -195,7 +195,12 @@ fn rope_scaling(keys: &Keys<'_>) -> Result<RopeScaling, ModelError> {
         return Ok(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context });
     }
     match keys.string("rope.scaling.type")? {
-        None | Some("none") => Ok(RopeScaling::None),
+        Some("none") => Ok(RopeScaling::None),
+        // as llama.cpp: a factor alone is linear, and older files have another key for it
+        None => match keys.f32("rope.scaling.factor")?.or(keys.f32("rope.scale_linear")?) {
+            None | Some(0.0 | 1.0) => Ok(RopeScaling::None),
+            Some(factor) => Ok(RopeScaling::Linear(factor)),
+        },
         Some("linear") => Ok(RopeScaling::Linear(keys.require_f32("rope.scaling.factor")?)),
         Some(other) => Err(ModelError::Config(format!(
             "rotary scaling {other:?} is not supported (supported: none, linear, and llama3 as tensor rope_freqs.weight)"

@@ -56,10 +56,12 @@ pub(super) fn read(hf: &HfConfig, checkpoint: &Checkpoint, notes: &mut Vec<Strin
         (None, Family::Gemma3) => Activation::GeluTanh,
         (None, _) => Activation::Silu,
     };
-    let norm_eps = json.f32("rms_norm_eps")?.unwrap_or(1e-6); // default of LlamaConfig, Qwen3Config, Gemma3TextConfig
+    // defaults of BitNetConfig; of LlamaConfig, Qwen3Config, Gemma3TextConfig
+    let norm_eps = json.f32("rms_norm_eps")?.unwrap_or(if family == Family::BitNet { 1e-5 } else { 1e-6 });
     let (projections, in_norm_eps) = quantization(json, family, checkpoint, norm_eps, notes)?;
-    let rope = rope(json)?;
+    let rope = rope(json, family)?;
     let gemma = family == Family::Gemma3;
+    let sliding_theta = rope.local_theta.unwrap_or(if gemma { 10_000.0 } else { rope.theta }); // default of Gemma3TextConfig
     let attention_scalar = if gemma { json.f32("query_pre_attn_scalar")?.unwrap_or(256.0) } else { head_dim as f32 };
     Ok(Config {
         architecture,
@@ -77,7 +79,7 @@ pub(super) fn read(hf: &HfConfig, checkpoint: &Checkpoint, notes: &mut Vec<Strin
         rope_dim: (head_dim as f32 * rope.partial) as usize,
         rope_scaling: rope.scaling,
         rope_style: if family == Family::Llama { RopeStyle::Interleaved } else { RopeStyle::Neox },
-        sliding: sliding(json, layers, gemma, rope.local_theta)?,
+        sliding: sliding(json, layers, gemma, sliding_theta)?,
         activation,
         activations: if projections == ProjectionForm::AsStored { Activations::Float } else { Activations::Int8 },
         projections,
@@ -89,7 +91,7 @@ pub(super) fn read(hf: &HfConfig, checkpoint: &Checkpoint, notes: &mut Vec<Strin
         offset_norms: gemma,
         embed_scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
         attention_scale: 1.0 / attention_scalar.sqrt(),
-        tied_head: json.bool("tie_word_embeddings")?.unwrap_or(gemma || family == Family::BitNet),
+        tied_head: json.bool("tie_word_embeddings")?.unwrap_or(gemma),
         pooling: pooling(hf, json, notes)?,
     })
 }
@@ -250,7 +252,12 @@ struct Rope {
 }
 
 /// transformers v4 spells `rope_theta` and `rope_scaling`, v5 `rope_parameters` (per layer type for Gemma3).
-fn rope(json: Json<'_>) -> Result<Rope, ModelError> {
+fn rope(json: Json<'_>, family: Family) -> Result<Rope, ModelError> {
+    let default_theta = match family {
+        Family::BitNet => 500_000.0,
+        Family::Gemma3 => 1_000_000.0,
+        Family::OneBitLlm | Family::Llama | Family::Qwen3 => 10_000.0,
+    };
     let present = |key: &str| json.0.get(key).filter(|v| !v.is_null());
     let parameters = present("rope_parameters").or(present("rope_scaling")).map(Json);
     let full = match parameters {
@@ -288,7 +295,7 @@ fn rope(json: Json<'_>) -> Result<Rope, ModelError> {
         return Err(ModelError::Config("rotary scaling of sliding blocks is not supported".into()));
     }
     Ok(Rope {
-        theta: pick(full, "rope_theta")?.or(json.f32("rope_theta")?).unwrap_or(10000.0),
+        theta: pick(full, "rope_theta")?.or(json.f32("rope_theta")?).unwrap_or(default_theta),
         local_theta: pick(local, "rope_theta")?.or(json.f32("rope_local_base_freq")?),
         scaling,
         partial: pick(full, "partial_rotary_factor")?.or(json.f32("partial_rotary_factor")?).unwrap_or(1.0),
@@ -296,12 +303,7 @@ fn rope(json: Json<'_>) -> Result<Rope, ModelError> {
 }
 
 /// `layer_types` says which blocks slide; older Gemma3 configs give a pattern instead.
-fn sliding(
-    json: Json<'_>,
-    layers: usize,
-    gemma: bool,
-    local_theta: Option<f32>,
-) -> Result<Option<Sliding>, ModelError> {
+fn sliding(json: Json<'_>, layers: usize, gemma: bool, rope_theta: f32) -> Result<Option<Sliding>, ModelError> {
     let Some(window) = json.usize("sliding_window")? else { return Ok(None) };
     let slides: Vec<bool> = match json.0.get("layer_types").and_then(Value::as_array) {
         Some(types) => {
@@ -324,12 +326,7 @@ fn sliding(
     if !slides.contains(&true) {
         return Ok(None);
     }
-    let theta = match local_theta {
-        Some(theta) => theta,
-        None if gemma => 10000.0, // default of Gemma3TextConfig
-        None => rope(json)?.theta,
-    };
-    Ok(Some(Sliding { window, rope_theta: theta, layers: slides }))
+    Ok(Some(Sliding { window, rope_theta, layers: slides }))
 }
 
 /// `1_Pooling/config.json` of sentence-transformers; a class without a head is an embedding model.

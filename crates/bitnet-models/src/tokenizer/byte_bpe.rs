@@ -34,7 +34,7 @@ impl ByteBpe {
     pub(super) fn new(name: &str, ranks: Ranks) -> Result<Self, ModelError> {
         let words = PreTokenizer::by_name(name)?;
         // llama.cpp does not normalise; the models were trained with it, and it matters for decomposed text only.
-        let (whole_words, nfc) = (words.name() == "llama-bpe", words.name() == "qwen2");
+        let (whole_words, nfc) = (words.name() == "llama-bpe", matches!(words.name(), "qwen2" | "olmo"));
         Ok(Self { words, ranks, whole_words, nfc })
     }
 

@@ -159,8 +159,16 @@ impl HuggingFace {
             }
         }
         for token in json["added_tokens"].as_array().into_iter().flatten() {
+            let content = &token["content"];
             if token["lstrip"] == true || token["rstrip"] == true || token["single_word"] == true {
-                return refuse(&format!("the added token {} that strips text or is a single word", token["content"]));
+                return refuse(&format!("the added token {content} that strips text or is a single word"));
+            }
+            // It is then found in text to which a space was added, with the space or not at all.
+            if token["normalized"] == true
+                && !json["normalizer"].is_null()
+                && json["normalizer"] != json!({"type": "NFC"})
+            {
+                return refuse(&format!("the added token {content} that is looked for in normalised text"));
             }
         }
         match vocabulary.spelling() {
@@ -194,7 +202,16 @@ fn byte_level(json: &Value, vocabulary: &Vocabulary) -> Result<Algorithm, ModelE
         }
         _ => None,
     };
-    let Some(name) = name else { return refuse("this pre_tokenizer") };
+    let nfc = match &json["normalizer"] {
+        Value::Null => false,
+        normalizer if *normalizer == json!({"type": "NFC"}) => true,
+        _ => return refuse("this normalizer"),
+    };
+    let name = match name {
+        Some("gpt-2") if nfc => "olmo",
+        Some(name) => name,
+        None => return refuse("this pre_tokenizer"),
+    };
     if steps.iter().any(|s| s["add_prefix_space"] == true) {
         return refuse("add_prefix_space");
     }
@@ -206,11 +223,6 @@ fn byte_level(json: &Value, vocabulary: &Vocabulary) -> Result<Algorithm, ModelE
         pairs.push(format!("{left} {right}").as_bytes())?;
     }
     let mut bpe = ByteBpe::new(name, Ranks::Merges(Merges::new(pairs)?))?;
-    let nfc = match &json["normalizer"] {
-        Value::Null => false,
-        normalizer if *normalizer == json!({"type": "NFC"}) => true,
-        _ => return refuse("this normalizer"),
-    };
     if bpe.nfc != nfc {
         return refuse(&format!("{} normalizer and the {name} pre-tokenizer", if nfc { "an NFC" } else { "no" }));
     }

@@ -18,13 +18,14 @@ const QWEN2: &str = concat!(
 );
 
 /// Names that `tokenizer.ggml.pre` may have, with the one we write.
-const NAMES: [(&str, &str); 9] = [
+const NAMES: [(&str, &str); 10] = [
     ("llama-bpe", "llama-bpe"),
     ("llama3", "llama-bpe"),
     ("llama-v3", "llama-bpe"),
     ("falcon3", "llama-bpe"),
     ("falcon_e", "llama-bpe"),
     ("gpt-2", "gpt-2"),
+    ("olmo", "olmo"),
     ("falcon", "falcon"),
     ("qwen2", "qwen2"),
     ("default", "default"),
@@ -70,7 +71,7 @@ impl PreTokenizer {
         let stages: &[(&str, Space)] = match known.1 {
             "llama-bpe" => &[(LLAMA3, Space::ExceptLineBreaks)],
             "qwen2" => &[(QWEN2, Space::ExceptLineBreaks)],
-            "gpt-2" => &[(GPT2, Space::Any)],
+            "gpt-2" | "olmo" => &[(GPT2, Space::Any)],
             "falcon" => {
                 &[(r"[\p{P}\$\+<=>\^~\|`]+", Space::None), (GPT2, Space::Any), (r"[0-9][0-9][0-9]", Space::None)]
             }
