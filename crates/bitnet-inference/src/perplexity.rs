@@ -28,10 +28,11 @@ pub struct Perplexity {
 }
 
 impl Perplexity {
-    /// Bits per byte of a text of `bytes` bytes: total negative log-likelihood over `bytes * ln 2`. Comparable between
-    /// models with different tokenizers.
-    pub fn bits_per_byte(&self, bytes: usize) -> f64 {
-        self.nll * self.tokens as f64 / (bytes as f64 * std::f64::consts::LN_2)
+    /// Bits per byte of a text of `bytes` bytes in `ids` tokens, the first of which (that begins the text) nothing predicts:
+    /// negative log-likelihood of all others, as if those that windows lose were like the rest, over `bytes * ln 2`.
+    /// Comparable between models with different tokenizers.
+    pub fn bits_per_byte(&self, ids: usize, bytes: usize) -> f64 {
+        self.nll * ids.saturating_sub(1) as f64 / (bytes as f64 * std::f64::consts::LN_2)
     }
 }
 
@@ -137,7 +138,9 @@ mod tests {
         assert_eq!((p.tokens, p.nll), (4, 3.0));
         assert!((p.nll_error - (14.0f64 / 3.0 / 4.0).sqrt()).abs() < 1e-15);
         assert!((p.perplexity - 3f64.exp()).abs() < 1e-12);
-        assert!((p.bits_per_byte(12) - 1.0 / std::f64::consts::LN_2).abs() < 1e-15);
+        assert!((p.bits_per_byte(5, 12) - 1.0 / std::f64::consts::LN_2).abs() < 1e-15);
+        // Two windows of four tokens lose one each; of eight, seven have a past.
+        assert!((p.bits_per_byte(8, 12) - 7.0 * 3.0 / 12.0 / std::f64::consts::LN_2).abs() < 1e-15);
     }
 
     #[test]

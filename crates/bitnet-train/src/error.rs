@@ -45,8 +45,8 @@ pub enum TrainError {
     },
     /// Loss or gradient are no numbers any more.
     #[error(
-        "in step {step} the loss is {loss} and the gradient's norm {gradient_norm}. The last good checkpoint is kept; resume from it with a lower \
-         peak_lr, a longer warm-up or a smaller clip"
+        "in step {step} the loss is {loss} and the gradient's norm {gradient_norm}. The last good checkpoint is kept: `bitnet export --last` \
+         makes a model of it, from which a new run can start (start) with a lower peak_lr, a longer warm-up or a smaller clip"
     )]
     Diverged {
         /// The step, counted from 1.

@@ -42,7 +42,11 @@ impl Vocabulary {
     pub(crate) fn read(path: &Path, start: Option<&Path>, template: Option<&Path>) -> Result<Vocabulary, TrainError> {
         let error = |reason: String| TrainError::Tokenizer(format!("{}: {reason}", path.display()));
         let bytes = std::fs::read(path).map_err(TrainError::file(path))?;
-        let tokenizer = Tokenizer::from_bytes(&bytes).map_err(|e| error(e.to_string()))?;
+        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|e| error(e.to_string()))?;
+        // Settings for batches of transformers: they would cut and fill up documents.
+        tokenizer.with_truncation(None).map_err(|e| error(e.to_string()))?;
+        tokenizer.with_padding(None);
+        tokenizer.set_encode_special_tokens(true);
         // a model's directory also says which token ends a text and how conversations are written
         let place = start.unwrap_or(path);
         let engine = bitnet_models::Tokenizer::open(place).map_err(|e| error(e.to_string()))?;
@@ -66,7 +70,8 @@ impl Vocabulary {
         Ok(Vocabulary { tokenizer, end, chat, config })
     }
 
-    fn of(tokenizer: Tokenizer) -> Result<Vocabulary, TrainError> {
+    fn of(mut tokenizer: Tokenizer) -> Result<Vocabulary, TrainError> {
+        tokenizer.set_encode_special_tokens(true);
         let end = tokenizer
             .token_to_id(END_OF_TEXT)
             .ok_or_else(|| TrainError::Tokenizer(format!("has no token {END_OF_TEXT}, which ends documents")))?;
@@ -163,26 +168,22 @@ impl Vocabulary {
         self.end
     }
 
-    /// Appends a document's tokens to `ids`, with the token that begins it. Text that spells the special token is plain
+    /// Appends a document's tokens to `ids`, with the token that begins it. Text that spells a special token is plain
     /// text.
     pub(crate) fn encode(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TrainError> {
         ids.push(self.end);
-        // no special token may come out of text
-        for (index, part) in text.split(END_OF_TEXT).enumerate() {
-            if index > 0 {
-                for part in [&END_OF_TEXT[..2], &END_OF_TEXT[2..]] {
-                    self.append(part, ids)?;
-                }
-            }
-            self.append(part, ids)?;
-        }
-        Ok(())
-    }
-
-    fn append(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TrainError> {
         let encoding = self.tokenizer.encode_fast(text, false).map_err(|e| TrainError::Tokenizer(e.to_string()))?;
         ids.extend_from_slice(encoding.get_ids());
         Ok(())
+    }
+
+    /// True if the same ids mean the same tokens to the model in `dir`.
+    pub(crate) fn is_that_of(&self, dir: &Path) -> Result<bool, TrainError> {
+        let path = dir.join("tokenizer.json");
+        let bytes = std::fs::read(&path).map_err(TrainError::file(&path))?;
+        let other = Tokenizer::from_bytes(&bytes);
+        let other = other.map_err(|e| TrainError::Tokenizer(format!("{}: {e}", path.display())))?;
+        Ok(self.tokenizer.get_vocab(true) == other.get_vocab(true))
     }
 
     /// The contents of `tokenizer.json`.

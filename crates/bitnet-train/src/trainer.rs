@@ -122,8 +122,7 @@ impl Trainer {
             network.adapt(lora, recipe.run.seed);
             frozen = Some(Weights::new(&network, 1.0)?);
         }
-        let teacher =
-            recipe.teacher.as_ref().map(|teacher| Teacher::read(teacher, recipe, vocabulary.len())).transpose()?;
+        let teacher = recipe.teacher.as_ref().map(|teacher| Teacher::read(teacher, recipe, &vocabulary)).transpose()?;
         let mut optimizer = Optimizer::new(&recipe.optimizer, network.trained());
         let mut progress = Progress::default();
         if found {
@@ -289,15 +288,18 @@ impl Trainer {
 }
 
 impl Teacher {
-    fn read(teacher: &TeacherRecipe, recipe: &Recipe, vocab: usize) -> Result<Teacher, TrainError> {
+    fn read(teacher: &TeacherRecipe, recipe: &Recipe, vocabulary: &Vocabulary) -> Result<Teacher, TrainError> {
         let shape = ModelRecipe::of(&teacher.model)?;
         if shape.context < recipe.model.context {
             let reason =
                 format!("was trained for {} positions, the recipe has {}", shape.context, recipe.model.context);
             return Err(TrainError::Model { path: teacher.model.clone(), reason });
         }
-        // weights that do not fit the vocabulary are refused by their shape
-        let mut network = Network::new(&shape, vocab, 0);
+        if !vocabulary.is_that_of(&teacher.model)? {
+            let reason = "has another vocabulary than the run: its tokenizer.json belongs into tokenizer.file".into();
+            return Err(TrainError::Model { path: teacher.model.clone(), reason });
+        }
+        let mut network = Network::new(&shape, vocabulary.len(), 0);
         network.take(&teacher.model)?;
         let weights = Weights::new(&network, 1.0)?;
         Ok(Teacher { network, weights, pass: Pass::default(), share: teacher.share })

@@ -138,7 +138,7 @@ fn perplexity(engine: &Engine, text: &str, watch: &Watch, console: &Console) -> 
         "tokens": result.tokens,
         "perplexity": result.perplexity,
         "perplexity_error": result.error,
-        "bits_per_byte": result.bits_per_byte(text.len()),
+        "bits_per_byte": result.bits_per_byte(ids.len(), text.len()),
     }))
 }
 

@@ -55,7 +55,7 @@ pub(crate) fn run(args: &PerplexityArgs, console: &Console) -> anyhow::Result<()
     if watch.asked() {
         return Err(crate::failure::Interrupted.into());
     }
-    let bits_per_byte = result.bits_per_byte(text.len());
+    let bits_per_byte = result.bits_per_byte(ids.len(), text.len());
     let mut out = io::stdout().lock();
     if args.json {
         let report = json!({
