@@ -23,13 +23,14 @@ async function request(path, init) {
     throw new Problem("The server does not answer. Is it still running?");
   }
   if (response.ok) return response;
-  const text = await response.text();
-  let message = text.slice(0, 500) || response.statusText;
+  const text = await response.text().catch(() => "");
+  let message;
   try {
     message = JSON.parse(text).error.message;
   } catch {
-    // a proxy's words, not the server's
+    message = text.slice(0, 500); // a proxy's words, not the server's
   }
+  message ||= response.statusText || `The server answered with status ${response.status}.`;
   throw new Problem(message, response.status, Number(response.headers.get("Retry-After")) || 0);
 }
 
@@ -37,6 +38,14 @@ async function request(path, init) {
 export async function models() {
   const response = await request("v1/models", { method: "GET" });
   return (await response.json()).data;
+}
+
+function parsed(data) {
+  try {
+    return JSON.parse(data);
+  } catch {
+    throw new Problem("The answer could not be read.");
+  }
 }
 
 /** The events of a streamed answer, as objects. */
@@ -61,8 +70,8 @@ export async function* events(path, body, signal) {
         if (!line.startsWith("data:")) continue;
         const data = line.slice(5).trim();
         if (data === "[DONE]") return;
-        const event = JSON.parse(data);
-        if (event.error) throw new Problem(event.error.message);
+        const event = parsed(data);
+        if (event.error) throw new Problem(event.error.message || "The server broke the answer off.");
         yield event;
       }
     }

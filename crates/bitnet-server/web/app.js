@@ -2,7 +2,7 @@
 
 import { Problem, events, models } from "./api.js";
 import * as store from "./conversation.js";
-import { download, element } from "./element.js";
+import { download, element, touch } from "./element.js";
 import { sampling, set, settings, startSettings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
 import { Transcript, count } from "./transcript.js";
@@ -10,7 +10,6 @@ import { Transcript, count } from "./transcript.js";
 const $ = (selector) => document.querySelector(selector);
 const prompt = $("#prompt");
 const narrow = matchMedia("(max-width: 48rem)");
-const touch = matchMedia("(pointer: coarse)");
 
 /** Conversation id → what writes its answer. */
 const running = new Map();
@@ -21,7 +20,10 @@ let current = store.create();
 
 const sidebar = new Sidebar($("#conversations"), { open, rename, remove });
 const transcript = new Transcript($("#transcript"), $("#scroll"), $("#to-end"), {
-  edit: (message, text) => ask(text, message.parent),
+  edit: (message, text) => {
+    ask(text, message.parent);
+    if (!touch.matches) prompt.focus();
+  },
   again: (message) => answer(current, current.messages[message.parent]),
   changed: () => keep(current),
 });
@@ -167,7 +169,7 @@ async function answer(conversation, question) {
   try {
     await write(message, events(route, body, controller.signal), () => {
       if (conversation.id === current.id) transcript.update(message);
-    }, () => store.save(conversation));
+    }, () => conversations.includes(conversation) && store.save(conversation));
   } catch (error) {
     if (error.name === "AbortError") message.stats.end = "stopped";
     else if (error instanceof Problem) problem = error;
@@ -177,6 +179,7 @@ async function answer(conversation, question) {
     if (problem) message.problem = explain(problem);
     if (conversations.includes(conversation)) keep(conversation);
   }
+  if (problem?.status === 404) connect(); // another model is served now: trying again asks that one
   if (problem?.status === 401) return askKey(() => answer(conversation, question));
   if (!problem) announce(`Answer of ${message.stats.tokens} tokens: ${$(`[data-id="${message.id}"] .text`)?.textContent ?? ""}`);
 }
@@ -316,6 +319,10 @@ $("#stop").addEventListener("click", () => {
   stop();
   prompt.focus();
 });
+$(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the part of the address behind # is the conversation
+  prompt.focus();
+});
 $("#new").addEventListener("click", () => open(null));
 $("#open-sidebar").addEventListener("click", () => drawer(true));
 $("#close-sidebar").addEventListener("click", () => {
@@ -366,9 +373,14 @@ addEventListener("keydown", (event) => {
 addEventListener("popstate", () => open(location.hash.slice(1), false));
 addEventListener("pagehide", () => running.size && conversations.filter(({ id }) => running.has(id)).forEach(store.save));
 store.onChange((id) => {
-  if (running.has(id)) return;
-  conversations = store.all().map((entry) => (running.has(entry.id) ? conversations.find((own) => own.id === entry.id) : entry));
-  current = conversations.find((entry) => entry.id === current.id) ?? (current.leaf === null ? current : store.create());
+  const fresh = store.load(id);
+  if (running.has(id)) {
+    if (fresh) return; // what is being written here is newer; saving it keeps what is there
+    running.get(id).controller.abort();
+  }
+  conversations = conversations.filter((entry) => entry.id !== id).concat(fresh ?? []).sort((a, b) => b.updated - a.updated);
+  if (id !== current.id) return showList();
+  current = fresh ?? store.create();
   show();
 });
 

@@ -87,8 +87,9 @@ export function all() {
   return ids.map(load).filter(Boolean).sort((a, b) => b.updated - a.updated);
 }
 
-/** False when the browser's storage is full or forbidden. */
+/** False when the browser's storage is full or forbidden. Messages that another window has added stay. */
 export function save(conversation) {
+  conversation.messages = { ...load(conversation.id)?.messages, ...conversation.messages };
   try {
     localStorage.setItem(PREFIX + conversation.id, JSON.stringify(conversation));
     return true;
@@ -98,14 +99,16 @@ export function save(conversation) {
 }
 
 export function remove(id) {
-  localStorage.removeItem(PREFIX + id);
+  try {
+    localStorage.removeItem(PREFIX + id);
+  } catch {
+    // this browser keeps nothing
+  }
 }
 
-/** Calls when another window has changed something. */
+/** Calls with the id of a conversation that another window has changed or deleted. */
 export function onChange(listener) {
-  addEventListener("storage", ({ key }) => {
-    if (key === null || key.startsWith(PREFIX)) listener(key?.slice(PREFIX.length));
-  });
+  addEventListener("storage", ({ key }) => key?.startsWith(PREFIX) && listener(key.slice(PREFIX.length)));
 }
 
 /** The shown path as a Markdown document. */

@@ -1,5 +1,8 @@
 // Building the page. Text becomes text nodes, never markup.
 
+/** True where a finger types: Enter is a line break there. */
+export const touch = matchMedia("(pointer: coarse)");
+
 /** An element with attributes (functions are listeners, true is an empty attribute, false and null none) and children. */
 export function element(name, attributes = {}, ...children) {
   const node = document.createElement(name);

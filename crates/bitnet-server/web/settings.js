@@ -28,6 +28,13 @@ function read() {
   }
 }
 
+// What another window has chosen is not to be undone by the next choice here.
+addEventListener("storage", ({ key }) => {
+  if (key !== KEY) return;
+  for (const name of Object.keys(settings)) delete settings[name];
+  Object.assign(settings, read());
+});
+
 /** Keeps what has changed. */
 export function set(changes) {
   Object.assign(settings, changes);

@@ -1,7 +1,7 @@
 // The messages of a conversation, as they are shown.
 
 import { choose, path, versions } from "./conversation.js";
-import { copy, element, icon, iconButton } from "./element.js";
+import { copy, element, icon, iconButton, touch } from "./element.js";
 import { render } from "./markdown.js";
 
 const NEAR = 80; // so many pixels from the end count as being there
@@ -116,7 +116,7 @@ export class Transcript {
     };
     const keydown = (event) => {
       if (event.key === "Escape") cancel();
-      else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) save(event);
+      else if (event.key === "Enter" && event.target === field && !event.shiftKey && !event.isComposing && !touch.matches) save(event);
       else return;
       event.stopPropagation();
     };
