@@ -15,6 +15,7 @@ pub(crate) fn bytes(n: u64) -> String {
 }
 
 /// `512MiB`, `6 GiB`, `1.5G`: units of 1024; without one, bytes.
+#[cfg(any(feature = "serve", feature = "train"))]
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     let wrong = || "expected a size such as 512MiB, 1.5GiB or a number of bytes".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -93,6 +94,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(any(feature = "serve", feature = "train"))]
     fn sizes() {
         assert_eq!([size("4096"), size("6GiB"), size("1.5 g")], [Ok(4096), Ok(6 << 30), Ok(3 << 29)]);
         for wrong in ["", "0", "G", "-1G", "1X", "1.2.3", "99999999999999T"] {

@@ -71,6 +71,11 @@ const HEAD: &str = "\n{\"name\": \"";
 /// Between the name and the arguments.
 const ARGUMENTS: &str = "\", \"arguments\": ";
 
+/// Before the name. The mark alone may stand in a text of JSON, which has no line breaks.
+fn begin() -> String {
+    format!("{CALL_BEGIN}{HEAD}")
+}
+
 /// After the arguments.
 fn tail() -> String {
     format!("}}\n{CALL_END}")
@@ -101,7 +106,7 @@ pub struct CallReader {
 enum State {
     #[default]
     Text,
-    /// After the begin of a call.
+    /// In the name of a call.
     Head,
     /// Inside of so many braces and brackets; in a text; after a backslash.
     Arguments { depth: usize, quoted: bool, escaped: bool },
@@ -137,17 +142,22 @@ impl CallReader {
 
     /// At the end: what was held back was no call. A call that was cut before its name is known is left out.
     pub fn finish(&mut self, tell: &mut impl FnMut(Piece)) {
-        if matches!(self.state, State::Text) && !self.held.is_empty() {
-            tell(Piece::Text(std::mem::take(&mut self.held)));
+        let CallReader { state, mut held } = std::mem::take(self);
+        let begun = begun(&held);
+        if begun >= CALL_BEGIN.len() {
+            held.truncate(held[..held.len() - begun].trim_end().len());
         }
-        *self = CallReader::default();
+        if matches!(state, State::Text) && !held.is_empty() {
+            tell(Piece::Text(held));
+        }
     }
 
     /// True if there may be more in what is held.
     fn advance(&mut self, tell: &mut impl FnMut(Piece)) -> bool {
         match self.state {
             State::Text => {
-                let (keep, call) = match self.held.find(CALL_BEGIN) {
+                let begin = begin();
+                let (keep, call) = match self.held.find(&begin) {
                     Some(start) => (start, true),
                     None => (self.held.len() - begun(&self.held), false),
                 };
@@ -157,7 +167,7 @@ impl CallReader {
                 }
                 match call {
                     true => {
-                        self.held.drain(..keep + CALL_BEGIN.len());
+                        self.held.drain(..keep + begin.len());
                         self.state = State::Head;
                     }
                     false => drop(self.held.drain(..sure)),
@@ -166,7 +176,7 @@ impl CallReader {
             }
             State::Head => {
                 let Some(end) = self.held.find(ARGUMENTS) else { return false };
-                tell(Piece::Call(self.held[..end].trim_start_matches(HEAD).to_owned()));
+                tell(Piece::Call(self.held[..end].to_owned()));
                 self.held.drain(..end + ARGUMENTS.len());
                 self.state = State::Arguments { depth: 0, quoted: false, escaped: false };
                 true
@@ -215,7 +225,8 @@ impl CallReader {
 
 /// Bytes at the end of `text` that may be the begin of a call.
 fn begun(text: &str) -> usize {
-    (1..CALL_BEGIN.len()).rev().find(|&len| text.ends_with(&CALL_BEGIN[..len])).unwrap_or(0)
+    let begin = begin();
+    (1..begin.len()).rev().find(|&len| text.ends_with(&begin[..len])).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -279,6 +290,8 @@ mod tests {
     fn a_call_that_is_cut() {
         assert_eq!(read(&["a <tool_c"]), [Piece::Text("a <tool_c".into())]);
         assert_eq!(read(&["a <tool_call>\n{\"na"]), [Piece::Text("a".into())]);
+        let spelled = "{\"a\": \"use <tool_call> to call\"}";
+        assert_eq!(read(&[&spelled[..18], &spelled[18..]]), [Piece::Text(spelled.into())]);
         let cut = read(&["<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": \"}"]);
         assert_eq!(cut, [Piece::Call("f".into()), Piece::Arguments("{\"a\": \"}".into())]);
     }

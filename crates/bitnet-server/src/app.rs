@@ -29,8 +29,8 @@ pub(crate) struct App {
     /// Set when the server takes no new connections.
     pub(crate) draining: AtomicBool,
     /// Embedding requests that may be there, and the one that is computed.
-    pub(crate) embedding_queue: Semaphore,
-    pub(crate) embedding: Semaphore,
+    pub(crate) embedding_queue: Arc<Semaphore>,
+    pub(crate) embedding: Arc<Semaphore>,
     /// Answers so far; with `salt` it names the next one.
     answers: AtomicU64,
     salt: u64,
@@ -50,8 +50,8 @@ impl App {
             http: HttpMetrics::default(),
             started: now(),
             draining: AtomicBool::new(false),
-            embedding_queue: Semaphore::new(options.queue.clamp(1, Semaphore::MAX_PERMITS)),
-            embedding: Semaphore::new(1),
+            embedding_queue: Arc::new(Semaphore::new(options.queue.clamp(1, Semaphore::MAX_PERMITS))),
+            embedding: Arc::new(Semaphore::new(1)),
             answers: AtomicU64::new(0),
             salt: observe::random(),
             options,

@@ -44,16 +44,24 @@ pub(crate) async fn embed(State(app): State<Arc<App>>, mut fields: Fields) -> Re
     }
 
     let busy = || ApiError::busy("too many embedding requests are waiting already", Duration::from_secs(1));
-    let _place = app.embedding_queue.try_acquire().map_err(|_| busy())?;
+    let place = Arc::new(Arc::clone(&app.embedding_queue).try_acquire_owned().map_err(|_| busy())?);
+    // Gone with this future when the client goes away: the work then ends, and only then gives its place to another.
+    let client = Arc::new(());
     let mut data = Vec::with_capacity(inputs.len());
     let mut tokens = 0;
     for (index, input) in inputs.into_iter().enumerate() {
         if begin.elapsed() > app.options.time_limit {
             return Err(ApiError::time_limit());
         }
-        // one by one: clients take turns, and one that goes away stops the rest
-        let _turn = app.embedding.acquire().await.map_err(|_| busy())?;
-        let (count, vector) = model.compute(move |model| vector(model, input)).await?;
+        // one by one: clients take turns
+        let turn = Arc::clone(&app.embedding).acquire_owned().await.map_err(|_| busy())?;
+        let (held, client, limit) = ((Arc::clone(&place), turn), Arc::downgrade(&client), app.options.time_limit);
+        let go_on = move || client.strong_count() > 0 && begin.elapsed() <= limit;
+        let work = move |model: &Model| {
+            let _held = held;
+            vector(model, input, &go_on)
+        };
+        let (count, vector) = model.compute(work).await?;
         tokens += count;
         let embedding = match base64 {
             true => json!(BASE64_STANDARD.encode(vector.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())),
@@ -69,7 +77,7 @@ pub(crate) async fn embed(State(app): State<Arc<App>>, mut fields: Fields) -> Re
     })))
 }
 
-fn vector(model: &Model, input: Input) -> Result<(usize, Vec<f32>), ApiError> {
+fn vector(model: &Model, input: Input, go_on: &dyn Fn() -> bool) -> Result<(usize, Vec<f32>), ApiError> {
     let ids = match input {
         Input::Ids(ids) => ids,
         Input::Text(text) => {
@@ -78,8 +86,9 @@ fn vector(model: &Model, input: Input) -> Result<(usize, Vec<f32>), ApiError> {
         }
     };
     let source = Source { prompt: "input", grammar: "input" };
-    let vector = model.scheduler.engine().embed_ids(&ids).map_err(|error| ApiError::inference(error, source))?;
-    Ok((ids.len(), vector))
+    let vector = model.scheduler.engine().embed_ids_while(&ids, go_on);
+    let vector = vector.map_err(|error| ApiError::inference(error, source))?;
+    Ok((ids.len(), vector.ok_or_else(ApiError::time_limit)?))
 }
 
 /// A text, a list of texts, a list of ids, or a list of lists of ids.

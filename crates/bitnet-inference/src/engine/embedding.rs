@@ -4,6 +4,7 @@ use super::{Engine, Run};
 use crate::InferenceError;
 use crate::sequence::Sequence;
 use crate::tracking::Phase;
+use bitnet_kernels::PAGE_LEN;
 use bitnet_models::{Encoding, Pooling};
 
 impl Engine {
@@ -21,7 +22,15 @@ impl Engine {
     /// # Errors
     /// No ids, ids outside the vocabulary, or more than the context.
     pub fn embed_ids(&self, ids: &[u32]) -> Result<Vec<f32>, InferenceError> {
-        self.check_ids(ids, self.context)?;
+        self.embed_ids_while(ids, &|| true).map(Option::unwrap_or_default) // never told to stop
+    }
+
+    /// As [`embed_ids`](Self::embed_ids), as long as `go_on`, which is asked before each chunk, says so; `None` if it did not.
+    ///
+    /// # Errors
+    /// As for [`embed_ids`](Self::embed_ids).
+    pub fn embed_ids_while(&self, ids: &[u32], go_on: &dyn Fn() -> bool) -> Result<Option<Vec<f32>>, InferenceError> {
+        self.check_ids(ids, self.context.min(self.shape.kv_pages.saturating_mul(PAGE_LEN)))?;
         let hidden = self.model.config().hidden;
         let pooling = self.model.config().pooling.unwrap_or(Pooling::Mean);
         let mut rows = vec![0.0; self.shape.max_tokens.min(ids.len()) * hidden];
@@ -31,6 +40,9 @@ impl Engine {
         let result = (|| {
             ids.iter().for_each(|&id| sequence.push(id)); // no look at cached pages: they hold no hidden states
             while sequence.computed() < ids.len() {
+                if !go_on() {
+                    return Ok(false);
+                }
                 let (start, end) = (sequence.computed(), self.next_chunk(&sequence));
                 let _step = self.model.backend().step(Phase::Scoring, end - start);
                 working.batch.clear();
@@ -46,10 +58,10 @@ impl Engine {
                     pooled.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
                 }
             }
-            Ok(())
+            Ok(true)
         })();
         sequence.truncate(0, &mut working.pool); // a scheduler beside it never sees them missing
-        result.and_then(|()| normalize(&pooled))
+        result.and_then(|whole: bool| whole.then(|| normalize(&pooled)).transpose())
     }
 }
 
