@@ -424,7 +424,7 @@ fn a_cancelled_export_leaves_the_old_file_and_nothing_else() {
     let load = LoadOptions::default();
     let options = options(Form::Gguf(I2S), &load);
     let path = out.path().join("second.gguf");
-    std::fs::write(&path, "old").unwrap();
+    std::fs::write(&path, "GGUF, old").unwrap();
     let mut heard = 0;
     let mut progress = |_, _| {
         heard += 1;
