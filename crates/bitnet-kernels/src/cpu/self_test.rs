@@ -21,8 +21,8 @@ const QUERIES: usize = 9;
 /// Tokens of the products: decoding, a few, a prompt; 15 are one less than a table has lanes.
 const BATCHES: [usize; 7] = [1, 2, 3, 7, 12, 15, TOKENS];
 
-/// Runs the kernels of a tier on fixed data and compares them, bit for bit, with the scalar oracle. Takes a millisecond
-/// or two. (An instruction that the processor refuses altogether, against its own list of features, ends the process:
+/// Runs the kernels of a tier on fixed data and compares them, bit for bit, with the scalar oracle. Takes some
+/// milliseconds. (An instruction that the processor refuses altogether, against its own list of features, ends the process:
 /// no test can catch that without taking over the signals of the program.)
 pub fn self_test(isa: Isa) -> Result<(), KernelError> {
     let isa = isa.require()?;
