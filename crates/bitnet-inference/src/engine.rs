@@ -15,7 +15,7 @@ use bitnet_kernels::{Batch, Computed, Cpu, CpuOptions, PAGE_LEN, Top, Wanted};
 use bitnet_models::{Encoding, MemoryPlan, Model, State, StateShape, Tokenizer};
 use std::convert::Infallible;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use options::EngineOptions;
@@ -31,6 +31,9 @@ pub struct Engine {
     load_time: Duration,
     grammars: OnceLock<Result<Grammars, String>>,
     working: Mutex<Working>,
+    /// Who waits for `working`, one at a time: whoever has just let go of it comes after them.
+    next: Mutex<()>,
+    text_ended: Condvar,
 }
 
 /// Everything that a step changes.
@@ -38,6 +41,8 @@ struct Working {
     state: State<Tracked<Cpu>>,
     pool: PagePool,
     batch: Batch,
+    /// Texts that are being embedded, and hold pages.
+    texts: usize,
 }
 
 /// The part of a sequence that a step computes: from where it is computed to `end`.
@@ -51,7 +56,7 @@ pub(crate) struct Run<'s> {
 impl Working {
     /// Adds a run to the batch, with its pages.
     fn push(&mut self, model: &Model<Tracked<Cpu>>, run: &mut Run<'_>) -> Result<(), InferenceError> {
-        let Working { state, pool, batch } = self;
+        let Working { state, pool, batch, .. } = self;
         let (start, end) = (run.sequence.computed(), run.end);
         run.sequence.reserve(end, pool, |from, to| model.copy_page(state, from, to))?;
         batch.push(start, &run.sequence.tokens()[start..end], run.sequence.pages(), run.logits);
@@ -135,6 +140,7 @@ impl Engine {
                 shape.max_logits,
                 context.div_ceil(PAGE_LEN).saturating_mul(shape.max_logits).min(1 << 20),
             ),
+            texts: 0,
         };
         let working = Mutex::new(working);
         Ok(Engine {
@@ -147,6 +153,8 @@ impl Engine {
             load_time: Duration::ZERO,
             grammars: OnceLock::new(),
             working,
+            next: Mutex::new(()),
+            text_ended: Condvar::new(),
         })
     }
 
@@ -338,16 +346,18 @@ impl Engine {
         go_on: &mut impl FnMut(usize) -> Result<(), L>,
     ) -> Result<Result<Computed, L>, InferenceError> {
         let begin = Instant::now();
-        let working = &mut *self.working();
+        let mut working = self.working();
         let lengths = || runs.iter().map(|run| run.end - run.sequence.computed());
         let decoding = runs.iter().zip(lengths()).all(|(run, length)| length == run.logits);
         let phase = if decoding { Phase::Decode } else { Phase::Prompt };
         // the tokens of a step that is left count once
         let _step = self.model.backend().step(phase, if first == 0 { lengths().sum() } else { 0 });
         working.batch.clear();
-        for run in runs.iter_mut() {
-            working.push(&self.model, run)?;
+        while let Err(error) = runs.iter_mut().try_for_each(|run| working.push(&self.model, run)) {
+            working = self.after_a_text(working).ok_or(error)?;
+            working.batch.clear();
         }
+        let working = &mut *working;
         let computed = match self.model.forward_from(first, &mut working.state, &working.batch, wanted, go_on) {
             Ok(computed) => computed,
             Err(left) => return Ok(Err(left)),
@@ -371,6 +381,15 @@ impl Engine {
         sequence.reserve(end, pool, |from, to| self.model.copy_page(state, from, to))
     }
 
+    /// Waits until a text that is being embedded has given its pages back; false when there is none.
+    pub(crate) fn wait_for_a_text(&self) -> bool {
+        self.after_a_text(self.working()).is_some()
+    }
+
+    fn after_a_text<'w>(&self, working: MutexGuard<'w, Working>) -> Option<MutexGuard<'w, Working>> {
+        (working.texts > 0).then(|| self.text_ended.wait(working).unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// How the KV pages are used at this moment.
     pub fn page_use(&self) -> PageUse {
         self.with_pool(|pool| pool.count())
@@ -388,6 +407,7 @@ impl Engine {
     /// A panic in another thread leaves nothing half-done that is used again: positions count as computed only after
     /// the step.
     fn working(&self) -> MutexGuard<'_, Working> {
+        let _next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         self.working.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

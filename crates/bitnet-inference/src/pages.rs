@@ -139,6 +139,15 @@ impl PagePool {
         page.users == 1 && page.prefix.is_none()
     }
 
+    /// Makes a page that one sequence holds private again: nobody finds it any more. False when others hold it too.
+    pub(crate) fn withdraw(&mut self, id: u32) -> bool {
+        let alone = self.page(id).users == 1;
+        if alone && let Some(prefix) = self.page(id).prefix.take() {
+            self.cached.remove(&prefix);
+        }
+        alone
+    }
+
     /// Serial number of a published page.
     pub(crate) fn serial(&self, id: u32) -> u64 {
         self.pages[id as usize].serial

@@ -119,10 +119,13 @@ impl Sequence {
             && let Some(partly) = self.pages.get_mut(self.computed / PAGE_LEN)
             && !pool.is_private(*partly)
         {
-            let own = pool.take().ok_or_else(|| full(pool))?;
-            copy(*partly, own);
-            pool.release(*partly);
-            *partly = own;
+            if let Some(own) = pool.take() {
+                copy(*partly, own);
+                pool.release(*partly);
+                *partly = own;
+            } else if !pool.withdraw(*partly) {
+                return Err(full(pool));
+            }
         }
         while self.pages.len() * PAGE_LEN < end {
             let id = pool.take().ok_or_else(|| full(pool))?;
@@ -229,6 +232,23 @@ mod tests {
         memory.compute(&mut b, &mut pool, 32).expect("pages of the other sequence");
         memory.check(&b);
         assert_eq!(b.pages().len(), 3);
+    }
+
+    #[test]
+    fn a_sequence_that_holds_all_pages_can_go_back() {
+        let (mut pool, mut memory) = (PagePool::new(2), Memory(vec![[0; PAGE_LEN]; 2]));
+        let mut a = Sequence::new(256);
+        for salt in [0, 0, 500] {
+            let mut prompt = text(2 * PAGE_LEN, 0);
+            prompt[2 * PAGE_LEN - 1] += salt;
+            a.replace(&prompt, &mut pool);
+            memory.compute(&mut a, &mut pool, 64).expect("its own pages suffice");
+            memory.check(&a);
+            assert_eq!(pool.count().held, 2, "{:?}", pool.count());
+        }
+        a.truncate(0, &mut pool);
+        a.replace(&text(2 * PAGE_LEN, 0), &mut pool);
+        assert_eq!(a.computed(), PAGE_LEN, "what was overwritten is not found");
     }
 
     #[test]

@@ -295,3 +295,32 @@ fn closing_answers_what_was_accepted() {
         assert_eq!(collect(updates).expect("an answer").0, alone(request));
     }
 }
+
+/// A text of three pages, in two chunks, on an engine of four; between the chunks an answer needs more than what is left.
+#[test]
+fn an_answer_goes_on_between_the_chunks_of_an_embedding_and_waits_for_its_pages() {
+    let engine = engine(TINY, 2, 4, 64);
+    let scheduler = Scheduler::start(Arc::clone(&engine), 4).expect("started");
+    let ids: Vec<u32> = (0..96).map(|i| i % 60).collect();
+    let expected = TINY.engine(EngineOptions::default()).embed_ids(&ids).expect("valid");
+    let request = GenerateRequest { sampling: Sampling::greedy(), ..sampled(&prompt(10, 1), 60, 3) };
+    let answer = std::cell::RefCell::new(None);
+    let new_tokens = || scheduler.metrics().new_tokens.load(Relaxed);
+    let found = engine.embed_ids_while(&ids, &|| {
+        if answer.borrow().is_none() && engine.page_use().cached + engine.page_use().held > 0 {
+            *answer.borrow_mut() = Some(scheduler.submit(request.clone()).expect("accepted"));
+            let start = Instant::now();
+            while new_tokens() < 20 {
+                assert!(start.elapsed() < Duration::from_secs(20), "{} tokens beside an embedding", new_tokens());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::thread::sleep(Duration::from_millis(50)); // it comes to the end of the pages
+            assert!(new_tokens() < 60, "there are no pages for all of it");
+        }
+        true
+    });
+    assert_eq!(found.expect("valid").expect("not told to stop"), expected);
+    let (events, _) = collect(answer.into_inner().expect("was asked")).expect("its pages came back");
+    assert_eq!(events, alone(&request));
+    check_idle(&scheduler);
+}

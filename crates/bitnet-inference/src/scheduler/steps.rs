@@ -241,6 +241,7 @@ impl<'e> Steps<'e> {
             let end = request.end;
             match self.engine.reserve(&mut request.sequence, end) {
                 Ok(()) => next += 1,
+                Err(_) if self.active.len() == 1 && self.engine.wait_for_a_text() => {}
                 // only sessions beside the scheduler can hold the pages
                 Err(error) if self.active.len() == 1 => {
                     self.active[0].send(Err(error));
