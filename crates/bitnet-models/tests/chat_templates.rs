@@ -28,6 +28,37 @@ fn templates_render_as_in_transformers() {
     }
 }
 
+/// A thousand turns, 1.6 MB: far more than any context, and within the bounds.
+#[test]
+fn long_conversations_are_within_the_bounds() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/chat-templates");
+    if !directory.exists() {
+        eprintln!("SKIPPED: {} is absent", directory.display());
+        return;
+    }
+    let mut list = vec![("system", "Be brief.")];
+    let content = "some words ".repeat(150);
+    list.extend((0..1000).map(|i| (["user", "assistant"][i % 2], content.as_str())));
+    list.push(("user", "Bye"));
+    let mut count = 0;
+    for path in std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.extension().is_none_or(|extension| extension != "jinja") {
+            continue;
+        }
+        let template = ChatTemplate::new(&std::fs::read_to_string(&path).unwrap(), "<bos>", "<eos>").unwrap();
+        let start = Instant::now();
+        for list in [&list[..], &list[1..]] {
+            match template.render(&messages(list), true) {
+                Ok(text) => assert!(text.len() > 500 * 1600, "{}: {} bytes", path.display(), text.len()),
+                Err(error) => assert!(!error.to_string().contains("limit"), "{}: {error}", path.display()),
+            }
+        }
+        eprintln!("{}: {:?}", path.display(), start.elapsed());
+        count += 1;
+    }
+    assert!(count > 5, "{count} templates");
+}
+
 fn messages(list: &[(&str, &str)]) -> Vec<Message> {
     list.iter().map(|&(role, content)| Message { role: role.into(), content: content.into() }).collect()
 }
@@ -102,6 +133,12 @@ fn short_texts_and_numbers_count() {
     }
 }
 
+/// An expression, often, over two texts of ten million letters.
+fn over_a_text(expression: &str) -> String {
+    let texts = "{% set x = 'a' * 10000000 %}{% set y = 'a' * 9999999 ~ 'b' %}";
+    format!("{texts}{{% for i in range(90000) %}}{{% if {expression} %}}{{% endif %}}{{% endfor %}}")
+}
+
 #[test]
 fn hostile_templates_end_soon_with_an_error() {
     let hostile = [
@@ -112,6 +149,23 @@ fn hostile_templates_end_soon_with_an_error() {
         "{% for x in range(10000000000) %}{% endfor %}",
         "{% include 'chat' %}",
         "{% extends 'chat' %}",
+        // time over a large text
+        &over_a_text("x.count('b')"),
+        &over_a_text("'b' in x"),
+        &over_a_text("x == y"),
+        &over_a_text("x < y"),
+        &over_a_text("x | length"),
+        &over_a_text("x is upper"),
+        &over_a_text("x is eq(y)"),
+        &over_a_text("x[i + 9000000:i + 9000001]"),
+        &over_a_text("x[i + 9000000]"),
+        &over_a_text("x[-1]"),
+        &over_a_text("(x[0:9999] | list | select('in', x) | list)"),
+        &over_a_text("([''] * 9999) | map('default', x) | select('eq', y) | first"),
+        "{% set x = ['a'] * 400000 %}{{ x | sum(start='') }}",
+        "{% set x = ['a'] * 400000 %}{% for i in range(9999) %}{% if 'b' in x %}{% endif %}{% endfor %}",
+        "{% set x = ['a'] * 400000 %}{% for i in range(9999) %}{% if x == x %}{% endif %}{% endfor %}",
+        "{% set x = ['a'] * 400000 %}{% for i in range(9999) %}{{ x.count('b') }}{% endfor %}",
         // memory
         "{{ 'x' * 100000000000 }}",
         "{{ 'x' * 99000000 }}",

@@ -2,15 +2,16 @@
 //!
 //! The template engine bounds instructions and nesting itself, but one instruction can double a text. Here every
 //! instruction that makes a value is followed by one that pays for the value's size from the render's budget, and
-//! the few operations whose result can be much larger than what goes in are paid for beforehand.
+//! the few operations whose result can be much larger than what goes in are paid for beforehand. Instructions that read
+//! values through, which a large text makes slow, pay for that from a second budget.
 
 use minijinja::machinery::{self, CodeGenerator, Instruction, Instructions, Token};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Rest, Value, ValueKind, ValueOrKwargs};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, filters};
 
-/// Instructions of the template engine: a conversation needs a few thousand.
-const FUEL: u64 = 1_000_000;
+/// Instructions of the template engine, payments included: a conversation needs some ten thousand.
+const FUEL: u64 = 2_000_000;
 /// Nesting of loops, macros and conditions.
 const RECURSION: usize = 100;
 /// Nesting of lists and maps.
@@ -18,6 +19,8 @@ const DEPTH: usize = 64;
 /// Bytes that all values of one rendering and its output may have together, as text. (A list prints its texts with
 /// escapes, which can make five bytes of one.)
 const BUDGET: u64 = 32 << 20;
+/// Bytes that may be read through in one rendering: a second or two at worst.
+const WORK: u64 = 256 << 20;
 /// What an element of a list or a map counts beside its content.
 const ELEMENT: u64 = 32;
 
@@ -28,10 +31,14 @@ const ELIFS: usize = 300;
 /// Names that no template can spell.
 const PAY: &str = "\0pay";
 const PAY_TEXT: &str = "\0pay text";
+const PAY_READING: &str = "\0pay reading";
 
 /// What a rendering has used so far.
 #[derive(Default)]
-struct Spent(u64);
+struct Spent {
+    bytes: u64,
+    work: u64,
+}
 
 /// Puts the bounds on an environment.
 pub(super) fn fence(environment: &mut Environment<'_>) {
@@ -40,12 +47,19 @@ pub(super) fn fence(environment: &mut Environment<'_>) {
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.add_function(PAY, |state: &mut State, value: Value| pay(state, cost(&value)?).map(|()| value));
     environment.add_function(PAY_TEXT, |state: &mut State, bytes: u64| pay(state, bytes));
+    environment.add_function(PAY_READING, |state: &mut State, operands: Vec<ValueOrKwargs>, operation: &str| {
+        let operands: Vec<Value> = operands.into_iter().map(ValueOrKwargs::into_value).collect();
+        read(state, reading(operation, &operands)?)?;
+        Ok::<Vec<Value>, Error>(operands.into_iter().rev().collect()) // unpacked from the last one on
+    });
     environment.set_formatter(|out, state, value| {
         pay(state, cost(value)?)?;
         minijinja::escape_formatter(out, state, value)
     });
     environment.set_unknown_method_callback(|state, value, method, args| {
         let text = value.as_str().unwrap_or_default().len() as u64;
+        let receiver = if value.kind() == ValueKind::Map { 0 } else { cost(value)? };
+        read(state, receiver.saturating_add(costs(args)?))?;
         pay(
             state,
             match method {
@@ -64,7 +78,7 @@ pub(super) fn fence(environment: &mut Environment<'_>) {
     }
     environment.add_filter("\0join", filters::join);
     guard(environment, "join", "\0join", |args| {
-        let separator = args.iter().skip(1).map(cost).sum::<Result<u64, Error>>()?;
+        let separator = costs(args.get(1..).unwrap_or_default())?;
         args.first().map_or(Ok(0), |list| joined(list, separator))
     });
     environment.add_filter("\0replace", filters::replace);
@@ -108,8 +122,9 @@ fn text(args: &[Value]) -> &str {
 /// Renders `source` within the bounds of [`fence`].
 pub(super) fn render<'s>(environment: &'s Environment<'s>, source: &'s str, root: Value) -> Result<String, Error> {
     let (main, blocks) = compile(source, environment.syntax().clone())?;
-    let main = paying(&main, source);
-    let blocks = blocks.into_iter().map(|(name, code)| (name, paying(&code, source))).collect();
+    let main = paying(&main, source)?;
+    let blocks = blocks.into_iter().map(|(name, code)| Ok((name, paying(&code, source)?)));
+    let blocks = blocks.collect::<Result<_, Error>>()?;
     let mut text = String::new();
     let mut out = machinery::make_string_output(&mut text);
     machinery::eval(environment, &main, root, &blocks, &mut out, AutoEscape::None)?;
@@ -141,14 +156,17 @@ pub(super) fn compile(source: &str, syntax: SyntaxConfig) -> Result<Code<'_>, Er
 }
 
 /// The same instructions with payments between them, and jumps led to where their targets now are.
-fn paying<'s>(code: &Instructions<'s>, source: &'s str) -> Instructions<'s> {
+fn paying<'s>(code: &Instructions<'s>, source: &'s str) -> Result<Instructions<'s>, Error> {
     let all: Vec<&Instruction<'s>> = (0..).map_while(|i| code.get(i)).collect();
+    let before = |i: usize| i.checked_sub(1).map(|i| all[i]);
+    let reads = (0..all.len()).map(|i| reads(all[i], before(i))).collect::<Result<Vec<_>, Error>>()?;
     // Where every old instruction, payment in front included, begins.
     let mut starts = Vec::with_capacity(all.len() + 1);
     let mut next = 0u32;
-    for instruction in &all {
+    for (instruction, reads) in all.iter().zip(&reads) {
         starts.push(next);
         next += 1 + if literal(instruction).is_some() { 3 } else { u32::from(makes_a_value(instruction)) };
+        next += if reads.is_some() { 4 } else { 0 };
     }
     starts.push(next);
     let moved = |target: u32| starts.get(target as usize).copied().unwrap_or(next);
@@ -164,6 +182,12 @@ fn paying<'s>(code: &Instructions<'s>, source: &'s str) -> Instructions<'s> {
             add(Instruction::CallFunction(PAY_TEXT, Some(1)));
             add(Instruction::DiscardTop);
         }
+        if let Some((operation, operands)) = reads[i] {
+            add(Instruction::BuildList(Some(operands)));
+            add(Instruction::LoadConst(Value::from(operation)));
+            add(Instruction::CallFunction(PAY_READING, Some(2)));
+            add(Instruction::UnpackList(operands));
+        }
         add(match *instruction {
             Instruction::Iterate(target) => Instruction::Iterate(moved(target)),
             Instruction::Jump(target) => Instruction::Jump(moved(target)),
@@ -177,7 +201,7 @@ fn paying<'s>(code: &Instructions<'s>, source: &'s str) -> Instructions<'s> {
             add(Instruction::CallFunction(PAY, Some(1)));
         }
     }
-    out
+    Ok(out)
 }
 
 /// The length of a literal text, which must be paid for.
@@ -204,14 +228,80 @@ fn makes_a_value(instruction: &Instruction<'_>) -> bool {
     )
 }
 
+/// For an instruction that may read its operands through: the name of the operation and how many operands it has.
+fn reads<'s>(
+    instruction: &Instruction<'s>,
+    before: Option<&Instruction<'_>>,
+) -> Result<Option<(&'s str, usize)>, Error> {
+    let counted = |count: Option<u16>| {
+        count.map(usize::from).ok_or_else(|| {
+            let what = "arguments from a list (`*`) to filters and tests are not supported";
+            Error::new(ErrorKind::InvalidOperation, what)
+        })
+    };
+    Ok(Some(match *instruction {
+        // an attribute, or a place near the beginning
+        Instruction::GetItem
+            if let Some(Instruction::LoadConst(key)) = before
+                && (key.as_str().is_some() || key.as_usize().is_some_and(|place| place < 100)) =>
+        {
+            return Ok(None);
+        }
+        Instruction::GetItem => (TEXTS, 2),
+        Instruction::Slice => (TEXTS, 4),
+        Instruction::Eq
+        | Instruction::Ne
+        | Instruction::Gt
+        | Instruction::Gte
+        | Instruction::Lt
+        | Instruction::Lte
+        | Instruction::In
+        | Instruction::CompareAndPreserve(_) => ("compare", 2),
+        Instruction::PerformTest(_, count, _) => match counted(count)? {
+            1 => (TEXTS, 1),
+            operands => ("compare", operands),
+        },
+        Instruction::ApplyFilter(name, count, _) => (name, counted(count)?),
+        _ => return Ok(None),
+    }))
+}
+
+/// Reads texts, but not what lists and maps hold.
+const TEXTS: &str = "texts";
+
+/// Bytes that an operation reads through.
+fn reading(operation: &str, operands: &[Value]) -> Result<u64, Error> {
+    let times = |list: &Value| list.as_str().map(str::len).or(list.len()).unwrap_or(0) as u64;
+    Ok(match (operation, operands) {
+        (TEXTS | "default" | "d" | "length" | "count" | "first" | "attr", _) => {
+            operands.iter().map(|operand| operand.as_str().unwrap_or_default().len() as u64).sum()
+        }
+        ("select" | "reject" | "selectattr" | "rejectattr" | "map", [list, rest @ ..]) => {
+            cost(list)?.saturating_add(times(list).saturating_mul(costs(rest)?))
+        }
+        ("sum", [list, ..]) => times(list).saturating_mul(costs(operands)?), // texts grow with each
+        _ => costs(operands)?,
+    })
+}
+
 fn exceeded(what: &str) -> Error {
     Error::new(ErrorKind::InvalidOperation, format!("the template exceeds the limit of {what}"))
 }
 
 fn pay(state: &mut State, bytes: u64) -> Result<(), Error> {
-    let spent = state.get_or_insert_extension(Spent::default());
-    spent.0 = spent.0.saturating_add(bytes);
-    if spent.0 > BUDGET { Err(exceeded(&format!("{BUDGET} bytes of text and lists"))) } else { Ok(()) }
+    let spent = &mut state.get_or_insert_extension(Spent::default()).bytes;
+    *spent = spent.saturating_add(bytes);
+    if *spent > BUDGET { Err(exceeded(&format!("{BUDGET} bytes of text and lists"))) } else { Ok(()) }
+}
+
+fn read(state: &mut State, bytes: u64) -> Result<(), Error> {
+    let spent = &mut state.get_or_insert_extension(Spent::default()).work;
+    *spent = spent.saturating_add(bytes);
+    if *spent > WORK { Err(exceeded(&format!("{WORK} bytes read"))) } else { Ok(()) }
+}
+
+fn costs(values: &[Value]) -> Result<u64, Error> {
+    values.iter().map(cost).sum()
 }
 
 /// The size of a value with everything in it; what is shared counts every time, as it will when it is printed.
