@@ -43,8 +43,7 @@ pub fn export_last(run: &Path, dir: &Path) -> Result<(), TrainError> {
             "trained a side-car, which is no model: it runs beside the one that it was trained for, with --lora";
         return Err(TrainError::Model { path: run.to_owned(), reason: reason.into() });
     }
-    let template = recipe.tokenizer.chat_template.as_deref();
-    let vocabulary = Vocabulary::read(&run.join("tokenizer.json"), recipe.start.as_deref(), template)?;
+    let vocabulary = Vocabulary::of_run(run, &recipe)?;
     let mut network = Network::new(&recipe.model, vocabulary.len(), recipe.run.seed);
     let mut optimizer = Optimizer::new(&recipe.optimizer, network.trained());
     checkpoint::load(run, &recipe, &mut network, &mut optimizer)?;

@@ -2,6 +2,7 @@
 
 use crate::corpus::{self, Document, END_OF_TEXT};
 use crate::tokens::GIVEN;
+use crate::whole_file::write_whole;
 use crate::{Recipe, TrainError};
 use bitnet_models::{ChatTemplate, Message};
 use serde_json::{Map, Value, json};
@@ -20,16 +21,23 @@ pub(crate) struct Vocabulary {
     config: Option<Map<String, Value>>,
 }
 
-/// The same tokenizer as the engine has it, and a template.
+/// The same tokenizer as the engine has it, and a template with the text of its `bos_token`.
 struct Chat {
     tokenizer: bitnet_models::Tokenizer,
     template: ChatTemplate,
+    bos: String,
+}
+
+/// The template that the recipe names.
+fn asked_template(recipe: &Recipe) -> Result<Option<String>, TrainError> {
+    let path = recipe.tokenizer.chat_template.as_ref();
+    path.map(|path| std::fs::read_to_string(path).map_err(TrainError::file(path))).transpose()
 }
 
 impl Vocabulary {
     /// That of the model to start from, the recipe's file, or entries trained on the training text.
     pub(crate) fn make(recipe: &Recipe) -> Result<Vocabulary, TrainError> {
-        let template = recipe.tokenizer.chat_template.as_deref();
+        let template = asked_template(recipe)?;
         match (&recipe.start, &recipe.tokenizer.file) {
             (Some(dir), _) => Vocabulary::read(&dir.join("tokenizer.json"), Some(dir), template),
             (None, Some(path)) => Vocabulary::read(path, None, template),
@@ -37,9 +45,28 @@ impl Vocabulary {
         }
     }
 
-    /// From a `tokenizer.json`, which may be that of a model `start`, whose special tokens and chat template then hold; `template` is a
-    /// file with another one.
-    pub(crate) fn read(path: &Path, start: Option<&Path>, template: Option<&Path>) -> Result<Vocabulary, TrainError> {
+    /// That of a run, as [`keep`](Self::keep) left it.
+    pub(crate) fn of_run(dir: &Path, recipe: &Recipe) -> Result<Vocabulary, TrainError> {
+        let path = dir.join("tokenizer.json");
+        let kept = bitnet_models::Tokenizer::open(&path).map_err(|e| TrainError::Tokenizer(e.to_string()))?;
+        let template = match kept.chat_template() {
+            Some(template) => Some(template.source().to_owned()),
+            None => asked_template(recipe)?,
+        };
+        Vocabulary::read(&path, recipe.start.as_deref(), template)
+    }
+
+    /// Writes into a run's directory what goes on with it, wherever it came from.
+    pub(crate) fn keep(&self, dir: &Path) -> Result<(), TrainError> {
+        write_whole(&dir.join("tokenizer.json"), self.to_json()?.as_bytes())?;
+        let Some(Chat { template, bos, .. }) = &self.chat else { return Ok(()) };
+        let config = json!({ "bos_token": bos, "chat_template": template.source() });
+        write_whole(&dir.join("tokenizer_config.json"), format!("{config:#}\n").as_bytes())
+    }
+
+    /// From a `tokenizer.json`, which may be that of a model `start`, whose special tokens and chat template then hold; `template` is
+    /// another one.
+    pub(crate) fn read(path: &Path, start: Option<&Path>, template: Option<String>) -> Result<Vocabulary, TrainError> {
         let error = |reason: String| TrainError::Tokenizer(format!("{}: {reason}", path.display()));
         let bytes = std::fs::read(path).map_err(TrainError::file(path))?;
         let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|e| error(e.to_string()))?;
@@ -58,15 +85,12 @@ impl Vocabulary {
             let text = std::fs::read_to_string(&path).map_err(TrainError::file(&path))?;
             config = Some(serde_json::from_str(&text).map_err(|e| error(format!("tokenizer_config.json: {e}")))?);
         }
-        let template = match template {
-            Some(path) => Some(std::fs::read_to_string(path).map_err(TrainError::file(path))?),
-            None => engine.chat_template().map(|template| template.source().to_owned()),
-        };
+        let template = template.or_else(|| engine.chat_template().map(|template| template.source().to_owned()));
         let text = |id: Option<u32>| id.and_then(|id| engine.text(id)).unwrap_or_default().to_owned();
         let (bos, end_text) = (text(engine.bos().or(Some(end))), text(Some(end)));
         let template = template.map(|source| ChatTemplate::new(&source, &bos, &end_text));
         let template = template.transpose().map_err(|e| TrainError::Tokenizer(e.to_string()))?;
-        let chat = template.map(|template| Chat { tokenizer: engine, template });
+        let chat = template.map(|template| Chat { tokenizer: engine, template, bos });
         Ok(Vocabulary { tokenizer, end, chat, config })
     }
 
@@ -81,7 +105,7 @@ impl Vocabulary {
     /// Appends a conversation's tokens to `ids`, begun by the token that begins documents. All but what the assistant says, and the
     /// tokens that the template ends it with, are marked as [`GIVEN`].
     pub(crate) fn encode_chat(&self, messages: &[Message], ids: &mut Vec<u32>) -> Result<(), TrainError> {
-        let Some(Chat { tokenizer, template }) = &self.chat else {
+        let Some(Chat { tokenizer, template, .. }) = &self.chat else {
             return Err(TrainError::Tokenizer(
                 "is a conversation, but the model has no chat template: give one (tokenizer.chat_template)".into(),
             ));

@@ -99,14 +99,9 @@ impl Trainer {
             return Err(TrainError::Checkpoint { path: dir.to_owned(), reason });
         }
         std::fs::create_dir_all(dir).map_err(TrainError::file(dir))?;
-        let own = dir.join("tokenizer.json");
-        let vocabulary = if found {
-            Vocabulary::read(&own, recipe.start.as_deref(), recipe.tokenizer.chat_template.as_deref())?
-        } else {
-            Vocabulary::make(recipe)?
-        };
+        let vocabulary = if found { Vocabulary::of_run(dir, recipe)? } else { Vocabulary::make(recipe)? };
         if !found {
-            write_whole(&own, vocabulary.to_json()?.as_bytes())?;
+            vocabulary.keep(dir)?;
             let text = toml::to_string(recipe).map_err(|e| TrainError::Recipe(e.to_string()))?;
             write_whole(&dir.join("recipe.toml"), text.as_bytes())?;
         }

@@ -5,7 +5,8 @@ use bitnet_kernels::{Batch, Cpu, CpuOptions, KvFormat};
 use bitnet_models::export::{Export, ExportOptions, Form};
 use bitnet_models::{ChatTemplate, Encoding, LoadOptions, Message, Model, StateShape, Tokenizer};
 use bitnet_train::{
-    Event, Family, LoraRecipe, Method, ModelRecipe, QuantizeOptions, Quantizer, Recipe, TeacherRecipe, Trainer,
+    Event, Family, LoraRecipe, Method, ModelRecipe, QuantizeOptions, Quantizer, Recipe, TeacherRecipe, TokenizerRecipe,
+    Trainer, export_last,
 };
 use std::path::{Path, PathBuf};
 
@@ -238,6 +239,101 @@ fn a_student_imitates_its_teacher() {
     assert!(refused(&recipe, &dir.path().join("none")).contains("teacher.share = 1.5"));
     recipe.teacher = Some(TeacherRecipe { model: dir.path().join("nobody"), share: 0.5 });
     assert!(refused(&recipe, &dir.path().join("none")).contains("nobody"));
+}
+
+/// A model's vocabulary and template, and nothing else of it (`tokenizer.file`).
+#[test]
+fn a_run_keeps_its_chat_template() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut recipe, model, _) = model(dir.path());
+    let other = dir.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::copy(model.join("tokenizer.json"), other.join("tokenizer.json")).unwrap();
+    std::fs::write(other.join("chat_template.jinja"), TEMPLATE).unwrap();
+    let chat = "{\"question\": \"What sees a tree.\", \"answer\": \"The cat\"}\n".repeat(40);
+    std::fs::write(dir.path().join("chat.jsonl"), chat).unwrap();
+    for source in recipe.data.train.iter_mut().chain(&mut recipe.data.validation) {
+        source.path = dir.path().join("chat.jsonl");
+    }
+    recipe.tokenizer.file = Some(other.join("tokenizer.json"));
+    let out = dir.path().join("run");
+    let mut trainer = Trainer::new(&recipe, &out, false).unwrap();
+    trainer.run(&mut |event| !matches!(event, Event::Step { step: 5, .. })).unwrap();
+    drop(trainer);
+    std::fs::remove_dir_all(&other).unwrap();
+    let trainer = Trainer::new(&recipe, &out, true).unwrap();
+    assert_eq!(trainer.steps(), 5);
+    drop(trainer);
+    export_last(&out, &dir.path().join("last")).unwrap();
+    let tokenizer = Tokenizer::open(&dir.path().join("last")).unwrap();
+    assert_eq!(tokenizer.chat_template().unwrap().source(), TEMPLATE);
+    // changed in its place, the template of a recipe does not change for a run that has begun
+    std::fs::write(dir.path().join("template.jinja"), TEMPLATE).unwrap();
+    recipe.tokenizer = TokenizerRecipe { chat_template: Some(dir.path().join("template.jinja")), ..recipe.tokenizer };
+    recipe.tokenizer.file = None;
+    recipe.start = Some(model);
+    let out = dir.path().join("second");
+    let mut trainer = Trainer::new(&recipe, &out, false).unwrap();
+    trainer.run(&mut |event| !matches!(event, Event::Step { step: 2, .. })).unwrap();
+    drop(trainer);
+    std::fs::write(dir.path().join("template.jinja"), "{{ messages }}").unwrap();
+    drop(Trainer::new(&recipe, &out, true).unwrap());
+    export_last(&out, &dir.path().join("last")).unwrap();
+    let tokenizer = Tokenizer::open(&dir.path().join("last")).unwrap();
+    assert_eq!(tokenizer.chat_template().unwrap().source(), TEMPLATE);
+}
+
+/// Settings of transformers for batches, and texts that spell special tokens.
+#[test]
+fn documents_are_learned_whole_and_as_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut recipe, model, _) = model(dir.path());
+    let text = "A dog likes the sun. <|unused|>".repeat(50);
+    std::fs::write(dir.path().join("text.txt"), &text).unwrap();
+    let mut json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(model.join("tokenizer.json")).unwrap()).unwrap();
+    let tokens = |json: &serde_json::Value| {
+        let path = dir.path().join("tokenizer.json");
+        std::fs::write(&path, json.to_string()).unwrap();
+        path
+    };
+    let added = json["added_tokens"].as_array_mut().unwrap();
+    added.push(added[0].clone());
+    (added[1]["id"], added[1]["content"]) = (280.into(), "<|unused|>".into());
+    recipe.tokenizer.file = Some(tokens(&json));
+    let plain = Trainer::new(&recipe, &dir.path().join("plain"), false).unwrap().training_text();
+    assert_eq!(plain.1, text.len());
+    let spelled = Tokenizer::open(recipe.tokenizer.file.as_ref().unwrap()).unwrap();
+    let ids = spelled.encode(&text, Encoding { bos: None, special: false }).unwrap();
+    assert!(!ids.contains(&280));
+    assert_eq!(plain.0, 1 + ids.len() + 1, "the document between two ends");
+    json["truncation"] =
+        serde_json::json!({"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0});
+    json["padding"] = serde_json::json!({"strategy": {"Fixed": 9999}, "direction": "Right", "pad_to_multiple_of": null,
+                                         "pad_id": 0, "pad_type_id": 0, "pad_token": "<|endoftext|>"});
+    recipe.tokenizer.file = Some(tokens(&json));
+    let batched = Trainer::new(&recipe, &dir.path().join("batched"), false).unwrap().training_text();
+    assert_eq!(batched, plain);
+}
+
+/// As many tokens, but other ones: what the teacher says would be learned about the wrong tokens.
+#[test]
+fn a_teacher_with_other_tokens_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut recipe, model, _) = model(dir.path());
+    let mut json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(model.join("tokenizer.json")).unwrap()).unwrap();
+    let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+    let (a, b) = (vocab["a"].clone(), vocab["b"].clone());
+    (vocab["a"], vocab["b"]) = (b, a);
+    let path = dir.path().join("tokenizer.json");
+    std::fs::write(&path, json.to_string()).unwrap();
+    recipe.tokenizer.file = Some(path);
+    recipe.teacher = Some(TeacherRecipe { model: model.clone(), share: 0.5 });
+    let reason = refused(&recipe, &dir.path().join("none"));
+    assert!(reason.contains("another vocabulary"), "{reason}");
+    recipe.tokenizer.file = Some(model.join("tokenizer.json"));
+    drop(Trainer::new(&recipe, &dir.path().join("same"), false).unwrap());
 }
 
 #[test]
