@@ -161,4 +161,10 @@ fn other_templates_get_functions_as_text() {
         let source = fs::read_to_string(directory.join(format!("{name}.jinja"))).unwrap();
         assert_eq!(ChatTemplate::new(&source, "", "").unwrap().shows_tools(), shows, "{name}");
     }
+    // Falcon3's marks one list of calls, which is not how calls are read here
+    let listed = "{% if tools %}{{ tools }}{% endif %}<tool_call>{{ m.tool_calls|tojson }}</tool_call> arguments";
+    let single = "{% if tools %}{{ tools }}{% endif %}<tool_call>{{ call.arguments | tojson }}</tool_call>";
+    for (source, shows) in [(listed, false), (single, true)] {
+        assert_eq!(ChatTemplate::new(source, "", "").unwrap().shows_tools(), shows, "{source}");
+    }
 }

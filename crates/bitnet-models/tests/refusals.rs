@@ -235,6 +235,25 @@ fn hugging_face_configs() {
     assert!(notes.iter().any(|n| n.contains("last-token")), "{notes:?}");
 }
 
+/// Defaults of BitNetConfig, LlamaConfig, Qwen3Config and Gemma3TextConfig in transformers.
+#[test]
+fn what_a_config_does_not_say() {
+    for (class, norm_eps, theta, tied, activation) in [
+        ("BitNetForCausalLM", 1e-5, 5e5, false, Activation::Relu2),
+        ("LlamaForCausalLM", 1e-6, 1e4, false, Activation::Silu),
+        ("Qwen3ForCausalLM", 1e-6, 1e4, false, Activation::Silu),
+        ("Gemma3ForCausalLM", 1e-6, 1e6, true, Activation::GeluTanh),
+    ] {
+        let mut config = with("architectures", json!([class]));
+        for key in ["rms_norm_eps", "rope_theta", "model_type"] {
+            config.as_object_mut().unwrap().remove(key);
+        }
+        let (config, _) = hugging_face(config).unwrap();
+        let found = (config.norm_eps, config.rope_theta, config.tied_head, config.activation);
+        assert_eq!(found, (norm_eps, theta, tied, activation), "{class}");
+    }
+}
+
 #[test]
 fn hugging_face_configs_that_are_refused() {
     for (key, value, word) in [
