@@ -27,7 +27,7 @@ pub(crate) fn finish() -> anyhow::Result<()> {
     let record = json!({
         "schema": "bitnet-perf-track/1",
         "bitnet": env!("CARGO_PKG_VERSION"),
-        "command": std::env::args().collect::<Vec<_>>(),
+        "command": std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>(),
         "engines": reports,
     });
     let mut notes = io::stderr().lock();

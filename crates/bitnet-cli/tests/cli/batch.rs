@@ -136,3 +136,21 @@ fn what_cannot_begin_says_why() {
     assert!(output(["batch", text(&letter), "-o", text(&letter)]).fails(1).contains("no result of a batch"));
     assert_eq!(fs::read_to_string(&letter).expect("a file"), "Dear reader\n");
 }
+
+/// Results go to a pipe or a device as they are ready: there is nothing in it to go on from.
+#[cfg(unix)]
+#[test]
+fn pipes_and_devices_take_results() {
+    let (_directory, path) = file("one.txt", "Once upon a time\n");
+    let ask = |to: &str| output(["batch", text(&path), "-n", "12", "--temperature", "0", "--output", to]);
+    for to in ["-", "/dev/stdout"] {
+        let got = results(&ask(to).succeeds());
+        assert_eq!(got["1"]["text"], json!(alone("Once upon a time")), "{to}");
+    }
+    assert!(ask("/dev/null").status.success());
+    assert!(!std::path::Path::new("-").exists());
+    if cfg!(target_os = "linux") {
+        let run = ask("/dev/full");
+        assert!(run.status.code() == Some(1) && run.notes().contains("No space left"), "{}", run.notes());
+    }
+}

@@ -125,44 +125,58 @@ impl Records {
 
     /// The cells of a row (RFC 4180): quoted ones may hold commas, doubled quotes and line ends.
     fn row(&mut self) -> io::Result<Option<Result<Vec<String>, String>>> {
-        let mut raw = Vec::new();
-        loop {
-            if !self.raw_line(&mut raw)? {
-                return Ok(match raw.is_empty() {
-                    true => None,
-                    false => Some(Err("a quotation mark is never closed".into())),
-                });
-            }
-            // an odd number of quotation marks: the row goes on after this line
-            if raw.iter().filter(|&&byte| byte == b'"').count() % 2 == 0 {
-                if !raw.trim_ascii().is_empty() {
-                    break;
+        let mut row = Row::default();
+        let mut line = Vec::new();
+        while self.raw_line(&mut line)? {
+            if row.quoted || !line.trim_ascii().is_empty() {
+                row.push(&line);
+                if !row.quoted {
+                    return Ok(Some(row.end()));
                 }
-                raw.clear();
             }
+            line.clear();
         }
-        Ok(Some(String::from_utf8(raw).map_err(|_| "the row is not UTF-8 text".into()).map(|raw| cells(&raw))))
+        Ok(row.quoted.then(|| Err("a quotation mark is never closed".into())))
     }
 }
 
-fn cells(row: &str) -> Vec<String> {
-    let row = row.strip_suffix('\n').unwrap_or(row);
-    let row = row.strip_suffix('\r').unwrap_or(row);
-    let (mut cells, mut cell, mut quoted) = (Vec::new(), String::new(), false);
-    let mut characters = row.chars().peekable();
-    while let Some(character) = characters.next() {
-        match character {
-            '"' if quoted && characters.peek() == Some(&'"') => {
-                characters.next();
-                cell.push('"');
+/// A row that is being read, line by line.
+#[derive(Default)]
+struct Row {
+    cells: Vec<Vec<u8>>,
+    cell: Vec<u8>,
+    /// Inside quotation marks, where a line end does not end the row.
+    quoted: bool,
+}
+
+impl Row {
+    /// Takes a line with its end.
+    fn push(&mut self, line: &[u8]) {
+        let content = line.strip_suffix(b"\n").unwrap_or(line);
+        let content = content.strip_suffix(b"\r").unwrap_or(content);
+        let mut bytes = content.iter().copied().peekable();
+        while let Some(byte) = bytes.next() {
+            match byte {
+                b'"' if self.quoted && bytes.peek() == Some(&b'"') => {
+                    bytes.next();
+                    self.cell.push(b'"');
+                }
+                // elsewhere than around a cell it is a character like others: 5" wide
+                b'"' if self.quoted || self.cell.is_empty() => self.quoted = !self.quoted,
+                b',' if !self.quoted => self.cells.push(std::mem::take(&mut self.cell)),
+                other => self.cell.push(other),
             }
-            '"' if quoted || cell.is_empty() => quoted = !quoted,
-            ',' if !quoted => cells.push(std::mem::take(&mut cell)),
-            other => cell.push(other),
+        }
+        if self.quoted {
+            self.cell.extend_from_slice(&line[content.len()..]);
         }
     }
-    cells.push(cell);
-    cells
+
+    fn end(mut self) -> Result<Vec<String>, String> {
+        self.cells.push(self.cell);
+        let cells: Result<_, _> = self.cells.into_iter().map(String::from_utf8).collect();
+        cells.map_err(|_| "the row is not UTF-8 text".into())
+    }
 }
 
 #[cfg(test)]
@@ -190,17 +204,20 @@ mod tests {
 
     #[test]
     fn tables() {
-        let text = b"Id,note,prompt\r\na,,\"Say \"\"hi\"\",\nplease\"\r\n\r\n,x,plain 5\" wide\"\nb,\nc,,\"open";
+        let text =
+            b"Id,note,prompt\r\na,,\"Say \"\"hi\"\",\r\n\r\nplease\"\r\n\r\n,x,plain 5\" wide\nd,,5\"\nb,\n\xFF,,a\nc,,\"open";
         let got = records(text, Format::Csv);
         let short = Err("the row ends before its prompt".into());
         let open = Err("a quotation mark is never closed".into());
         assert_eq!(
             got,
             [
-                (1, prompt("Say \"hi\",\nplease", Some("a"))),
-                (2, prompt("plain 5\" wide\"", None)),
-                (3, short),
-                (4, open)
+                (1, prompt("Say \"hi\",\r\n\r\nplease", Some("a"))),
+                (2, prompt("plain 5\" wide", None)),
+                (3, prompt("5\"", Some("d"))),
+                (4, short),
+                (5, Err("the row is not UTF-8 text".into())),
+                (6, open)
             ]
         );
         assert!(Records::new(Box::new(&b"a,b\n"[..]), Format::Csv, None).is_err());

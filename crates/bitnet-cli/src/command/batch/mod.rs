@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct BatchArgs {
     /// The prompts: JSONL, CSV or TXT; `-` is standard input
     input: PathBuf,
-    /// File for the results; what it has already is kept and not asked again [default: standard output]
+    /// File for the results; what it has already is kept and not asked again [default: `-`, standard output]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// How the input is written [default: as its file name ends]

@@ -9,14 +9,25 @@ use std::path::{Path, PathBuf};
 
 /// Where results go.
 pub(super) enum Output {
-    Stdout,
-    File { file: File, path: PathBuf },
+    /// Standard output, a pipe or a device: it has nothing to go on from.
+    Stream(Box<dyn Write + Send>),
+    File {
+        file: File,
+        path: PathBuf,
+    },
 }
 
 impl Output {
-    /// Opens the file, keeps other runs from it, and says which ids it has. A line that a crash cut off is taken away.
+    /// Opens the file, keeps other runs from it, and says which ids it has. A line that a crash cut off is taken away. No
+    /// path, or `-`, is standard output.
     pub(super) fn open(path: Option<&Path>) -> anyhow::Result<(Self, HashSet<String>)> {
-        let Some(path) = path else { return Ok((Output::Stdout, HashSet::new())) };
+        let Some(path) = path.filter(|path| *path != "-") else {
+            return Ok((Output::Stream(Box::new(io::stdout())), HashSet::new()));
+        };
+        if path.metadata().is_ok_and(|is| !is.is_file()) {
+            let stream = OpenOptions::new().write(true).open(path).with_context(|| path.display().to_string())?;
+            return Ok((Output::Stream(Box::new(stream)), HashSet::new()));
+        }
         Self::open_file(path).with_context(|| path.display().to_string())
     }
 
@@ -38,13 +49,17 @@ impl Output {
                 break;
             }
             let foreign = || format!("line {number} is no result of a batch; name another file");
+            let result = serde_json::from_slice::<Value>(&line);
+            // a file of questions has ids too
+            let says = |result: &Value| ["text", "error", "response"].iter().any(|name| result.get(name).is_some());
+            anyhow::ensure!(result.as_ref().map_or(true, says), foreign());
             if !line.ends_with(b"\n") {
                 let ours = br#"{"id":"#;
                 anyhow::ensure!(line.starts_with(ours) || ours.starts_with(&line), foreign());
                 file.set_len(whole)?;
                 break;
             }
-            let result: Value = serde_json::from_slice(&line).with_context(foreign)?;
+            let result = result.with_context(foreign)?;
             there.insert(key(result.get("custom_id").or(result.get("id")).with_context(foreign)?));
             whole += read as u64;
         }
@@ -55,10 +70,9 @@ impl Output {
     pub(super) fn write(&mut self, result: &Value) -> anyhow::Result<()> {
         let line = format!("{result}\n");
         match self {
-            Output::Stdout => {
-                let mut out = io::stdout().lock();
-                out.write_all(line.as_bytes())?;
-                Ok(out.flush()?)
+            Output::Stream(stream) => {
+                stream.write_all(line.as_bytes())?;
+                Ok(stream.flush()?)
             }
             Output::File { file, path } => file.write_all(line.as_bytes()).with_context(|| path.display().to_string()),
         }
@@ -67,7 +81,7 @@ impl Output {
     /// Waits until the disk has it.
     pub(super) fn sync(&self) -> anyhow::Result<()> {
         match self {
-            Output::Stdout => Ok(()),
+            Output::Stream(_) => Ok(()),
             Output::File { file, path } => file.sync_all().with_context(|| path.display().to_string()),
         }
     }
@@ -90,7 +104,7 @@ mod tests {
         let (mut output, there) = Output::open(Some(&path)).expect("a new file");
         assert!(there.is_empty());
         output.write(&json!({"id": 1, "text": "a"})).expect("written");
-        output.write(&json!({"id": "batch_req_7", "custom_id": "x"})).expect("written");
+        output.write(&json!({"id": "batch_req_7", "custom_id": "x", "response": {}, "error": null})).expect("written");
         assert!(Output::open(Some(&path)).is_err(), "two runs at once");
         drop(output);
         let good = std::fs::read(&path).expect("a file");
@@ -106,7 +120,9 @@ mod tests {
     fn files_of_others_stay_as_they_are() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("letter.txt");
-        for text in ["Dear reader", "Dear reader\n", "{\"a\": 1}\n", "[1]\n"] {
+        let questions =
+            ["{\"id\":1,\"prompt\":\"a\"}\n", "{\"id\":1,\"prompt\":\"a\"}", "{\"custom_id\":\"a\",\"body\":{}}\n"];
+        for text in ["Dear reader", "Dear reader\n", "{\"a\": 1}\n", "[1]\n"].into_iter().chain(questions) {
             std::fs::write(&path, text).expect("written");
             assert!(Output::open(Some(&path)).is_err(), "{text}");
             assert_eq!(std::fs::read_to_string(&path).expect("a file"), text);

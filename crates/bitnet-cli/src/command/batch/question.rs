@@ -40,7 +40,7 @@ pub(super) fn read(record: Record, defaults: &Defaults) -> Result<Question, Valu
     match content.map_err(|message| refuse(number.into(), message))? {
         Content::Prompt { prompt, id } => {
             let id = id.map_or(Value::from(number), Value::String);
-            Ok(plain(id, Map::from_iter([("prompt".to_owned(), prompt.into())]), defaults))
+            plain(id, Map::from_iter([("prompt".to_owned(), prompt.into())]), defaults)
         }
         Content::Json(line) => {
             let fields: Map<String, Value> = serde_json::from_str(&line)
@@ -70,7 +70,7 @@ fn json_line(mut fields: Map<String, Value>, number: u64, defaults: &Defaults) -
                 Err(refuse("n needs the form {\"custom_id\": …, \"url\": …, \"body\": …}"))
             }
             _ if fields.get("stream").is_some_and(|stream| *stream != false) => Err(refuse(STREAM)),
-            _ => Ok(plain(id, fields, defaults)),
+            _ => plain(id, fields, defaults),
         };
     };
     if fields.get("method").is_some_and(|method| method != "POST") {
@@ -95,18 +95,22 @@ const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
 const STREAM: &str = "a batch has no streams: leave stream out";
 
-fn plain(id: Value, mut body: Map<String, Value>, defaults: &Defaults) -> Question {
+fn plain(id: Value, mut body: Map<String, Value>, defaults: &Defaults) -> Result<Question, Value> {
     if defaults.chat
         && let Some(prompt) = body.remove("prompt")
     {
         body.insert("messages".into(), json!([{ "role": "user", "content": prompt }]));
     }
-    if let (Some(system), Some(Value::Array(messages))) = (&defaults.system, body.get_mut("messages")) {
-        messages.insert(0, json!({ "role": "system", "content": system }));
+    match (&defaults.system, body.get_mut("messages")) {
+        (Some(system), Some(Value::Array(messages))) => {
+            messages.insert(0, json!({ "role": "system", "content": system }));
+        }
+        (Some(_), None) => return Err(json!({ "id": id, "error": error("--system needs messages: add --chat") })),
+        _ => {}
     }
     fill(&mut body, &defaults.fields);
     let path = if body.contains_key("messages") { CHAT } else { COMPLETIONS };
-    Question { id, form: Form::Plain, path: path.into(), body: body.into() }
+    Ok(Question { id, form: Form::Plain, path: path.into(), body: body.into() })
 }
 
 /// Puts in the fields that are not there. Both names of the longest length count as one.
@@ -193,6 +197,9 @@ mod tests {
         assert_eq!(question.id, json!("a"));
         let messages = json!([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]);
         assert_eq!(question.body, json!({ "messages": messages }));
+        let record = (1, Ok(Content::Prompt { prompt: "Hi".into(), id: None }));
+        let result = read(record, &Defaults { chat: false, ..defaults }).expect_err("a prompt has no system message");
+        assert!(result["error"]["message"].as_str().expect("text").contains("--chat"), "{result}");
     }
 
     #[test]
