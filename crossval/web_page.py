@@ -262,6 +262,113 @@ def talk(browser, url):
     window.close(expected=["400"])
 
 
+def windows(browser, url):
+    """Two windows on the same conversations and settings."""
+    window = Window(browser, url)
+    page, other = window.page, window.open()
+    window.say("Once upon a time")
+    window.rest()
+    hash = page.evaluate("location.hash")
+    other.locator("#conversations .open").click()
+    expect(other.locator(".message")).to_have_count(2)
+
+    # both say something to it: each keeps what the other wrote
+    other.fill("#prompt", "The cat was very small")
+    other.press("#prompt", "Enter")
+    expect(other.locator("#stop")).to_be_visible()
+    page.wait_for_timeout(300)
+    window.answer().get_by_role("button", name="Answer again").click()
+    expect(page.locator("#stop")).to_be_hidden()
+    expect(other.locator("#stop")).to_be_hidden()
+    page.reload()
+    stored = page.evaluate("JSON.parse(localStorage[Object.keys(localStorage).find(key => key.startsWith('bitnet.conversation.'))]).messages")
+    said = [message for message in stored.values() if message and message.get("role") == "user"]
+    answers = [message for message in stored.values() if message and message.get("role") == "assistant"]
+    check(f"what two windows say to one conversation is kept ({len(said)}, {len(answers)})", len(said) == 2 and len(answers) == 3)
+
+    # settings of one hold in the other
+    page.click("#open-settings")
+    page.get_by_label("Temperature").fill("0")
+    page.get_by_role("button", name="Close the settings").click()
+    other.click("#open-settings")
+    other.get_by_label("Longest answer, tokens").fill("5")
+    other.get_by_role("button", name="Close the settings").click()
+    kept = json.loads(page.evaluate("localStorage['bitnet.settings']"))
+    check(f"a choice in one window does not undo that in another {kept}", 0 in kept.values() and 5 in kept.values())
+
+    # from the keyboard: the skip link, and Enter on Cancel
+    page.locator(".skip").focus()
+    page.keyboard.press("Enter")
+    check("the skip link leads to the field and keeps the conversation",
+          page.evaluate("document.activeElement.id") == "prompt" and page.evaluate("location.hash") == hash and page.locator(".message").count() > 0)
+    before = page.locator(".message").count()
+    page.fill("#prompt", "")
+    page.press("#prompt", "ArrowUp")
+    page.get_by_label("Edit your message").fill("Something else")
+    page.get_by_role("button", name="Cancel").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(300)
+    expect(page.get_by_label("Edit your message")).to_have_count(0)
+    check("Enter on Cancel cancels", page.locator(".message").count() == before and "Something else" not in page.text_content("#transcript"))
+
+    # deleted in one window, gone in the other
+    other.locator("#conversations li").hover()
+    other.get_by_role("button", name="Delete").click()
+    expect(page.locator("#conversations li")).to_have_count(0)
+    expect(page.locator(".message")).to_have_count(0)
+    check("deleted in both windows", True)
+    window.close()
+
+
+def proxied(browser, url):
+    """What others say who stand between, and a server that has another model now."""
+    window = Window(browser, url)
+    page = window.page
+    for status, body, shown in [
+        (502, "<h1>Bad gateway</h1>", "<h1>Bad gateway</h1>"),
+        (503, "", "503|Service Unavailable"),
+        (429, '{"error": {}}', "429|Too Many Requests"),
+    ]:
+        page.route("**/v1/**", lambda route: route.fulfill(status=status, body=body))
+        window.say("Hello")
+        expect(window.answer().locator(".problem")).to_contain_text(re.compile(shown))
+        page.unroute("**/v1/**")
+        page.click("#new")
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(status=200, content_type="text/event-stream", body="data: {no json\n\n"))
+    page.route("**/v1/completions", lambda route: route.fulfill(status=200, content_type="text/event-stream", body="data: {no json\n\n"))
+    window.say("Hello")
+    expect(window.answer().locator(".problem")).to_contain_text("could not be read")
+    page.unroute_all()
+    check("errors of others are said", True)
+
+    # after a restart another model is served: the first try says so, the second asks that one
+    asked = []
+
+    def other_model(route):
+        asked.append(route.request.post_data_json["model"])
+        if asked[-1] == "new":
+            return route.fulfill(status=200, content_type="text/event-stream", body="data: [DONE]\n\n")
+        route.fulfill(status=404, content_type="application/json", body='{"error": {"message": "there is no such model"}}')
+
+    def listed(route):
+        reply = route.fetch()
+        list = reply.json()
+        list["data"][0]["id"] = "new"
+        route.fulfill(response=reply, json=list)
+
+    page.route("**/v1/models", listed)
+    page.route("**/v1/chat/completions", other_model)
+    page.route("**/v1/completions", other_model)
+    page.click("#new")
+    window.say("Hello")
+    expect(window.answer().locator(".problem")).to_contain_text("no such model")
+    expect(page.locator("#model-name")).to_have_text("new")
+    window.answer().get_by_role("button", name="Try again").click()
+    window.rest()
+    check(f"another model is found and asked {asked}", asked[0] != "new" and asked[-1] == "new")
+    window.close(expected=["502", "503", "429", "404"])
+
+
 def broken(browser, url, server):
     window = Window(browser, url)
     window.say("Once upon a time")
@@ -459,6 +566,8 @@ with sync_playwright() as playwright:
         markdown(browser, url)
         talk(browser, url)
         look(browser, url)
+        windows(browser, url)
+        proxied(browser, url)
         broken(browser, url, server)
     with tempfile.NamedTemporaryFile("w", suffix=".keys") as file:
         file.write("right\n")
