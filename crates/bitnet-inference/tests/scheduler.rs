@@ -324,3 +324,17 @@ fn an_answer_goes_on_between_the_chunks_of_an_embedding_and_waits_for_its_pages(
     assert_eq!(events, alone(&request));
     check_idle(&scheduler);
 }
+
+#[test]
+fn an_embedding_that_is_told_to_stop_gives_its_pages_back() {
+    let engine = engine(TINY, 2, 4, 64);
+    let ids: Vec<u32> = (0..96).map(|i| i % 60).collect();
+    for chunks in 0..2 {
+        let asked = std::cell::Cell::new(0);
+        let go_on = || asked.replace(asked.get() + 1) < chunks;
+        assert_eq!(engine.embed_ids_while(&ids, &go_on).expect("valid"), None);
+        assert_eq!((asked.get(), engine.page_use().held), (chunks + 1, 0));
+    }
+    let six: Vec<u32> = [&ids[..], &ids[..]].concat();
+    assert!(matches!(engine.embed_ids(&six), Err(InferenceError::ContextFull { context: 128, .. })), "four pages");
+}

@@ -43,6 +43,24 @@ fn a_client_that_goes_away_cancels() {
 }
 
 #[test]
+fn embeddings_without_a_client_make_room() {
+    let server = Running::start(engine(2, 3), ServerOptions { queue: 1, ..options() });
+    let ask = |input: Value| post(server.address, "/v1/embeddings", &json!({ "input": input }));
+    // more than all pages hold is no matter of waiting
+    let reply = ask(json!(vec![5; 97]));
+    assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("input")), "{}", reply.text());
+    assert_eq!(ask(json!(vec![5; 96])).status, 200);
+    // minutes of work, of which nobody wants the rest
+    let many = json!({ "input": vec![vec![5; 96]; 2000] }).to_string();
+    let client = send(server.address, "POST", "/v1/embeddings", &[], many.as_bytes());
+    wait_for("it never began", || ask(json!("a")).status == 503);
+    drop(client);
+    let start = Instant::now();
+    wait_for("it went on without a client", || ask(json!("a")).status == 200);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
 fn a_full_queue_is_busy_and_says_when_to_come_back() {
     let server = busy_server(ServerOptions { queue: 30, ..options() });
     let _client = send(server.address, "POST", "/v1/completions", &[], long(true).to_string().as_bytes());
