@@ -15,6 +15,7 @@ use bitnet_kernels::{Batch, Computed, Cpu, CpuOptions, PAGE_LEN, Top, Wanted};
 use bitnet_models::{Encoding, MemoryPlan, Model, State, StateShape, Tokenizer};
 use std::convert::Infallible;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,8 @@ pub struct Engine {
     /// Who waits for `working`, one at a time: whoever has just let go of it comes after them.
     next: Mutex<()>,
     text_ended: Condvar,
+    /// A [`Scheduler`](crate::Scheduler) leaves one step at a time: there can be but one.
+    pub(crate) scheduled: AtomicBool,
 }
 
 /// Everything that a step changes.
@@ -155,6 +158,7 @@ impl Engine {
             working,
             next: Mutex::new(()),
             text_ended: Condvar::new(),
+            scheduled: AtomicBool::new(false),
         })
     }
 

@@ -98,20 +98,24 @@ impl Scheduler {
     /// Starts the thread. At most `queue` requests wait; more are refused.
     ///
     /// # Errors
-    /// No thread can be started.
+    /// Another scheduler works on the engine, or no thread can be started.
     pub fn start(engine: Arc<Engine>, queue: usize) -> Result<Self, InferenceError> {
         let pages = engine.shape().kv_pages;
         // a request must fit alone, with one page to copy a shared one to
         let context = engine.context().min(pages.saturating_sub(1) * PAGE_LEN);
         let metrics = Arc::new(Metrics::new(pages));
         let (inbox, jobs) = mpsc::channel();
+        let refused = |option, reason| InferenceError::Option { option, reason };
+        if engine.scheduled.swap(true, Relaxed) {
+            return Err(refused("scheduler", "another one works on this engine".into()));
+        }
         let thread = std::thread::Builder::new().name("bitnet-scheduler".into()).spawn({
             let (engine, metrics) = (Arc::clone(&engine), Arc::clone(&metrics));
             move || Steps::new(&engine, &metrics, context).run(&jobs)
         });
-        let refused = |error: std::io::Error| InferenceError::Option { option: "threads", reason: error.to_string() };
-        let thread = Some(thread.map_err(refused)?);
-        Ok(Scheduler { engine, inbox: Mutex::new(Some(inbox)), metrics, queue, context, thread })
+        let mut scheduler = Scheduler { engine, inbox: Mutex::new(Some(inbox)), metrics, queue, context, thread: None };
+        scheduler.thread = Some(thread.map_err(|error| refused("threads", error.to_string()))?);
+        Ok(scheduler)
     }
 
     /// Puts a request into the queue. Text is tokenised and grammars are compiled here, on the caller's
@@ -186,5 +190,6 @@ impl Drop for Scheduler {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join(); // its panic was reported already
         }
+        self.engine.scheduled.store(false, Relaxed);
     }
 }

@@ -338,3 +338,13 @@ fn an_embedding_that_is_told_to_stop_gives_its_pages_back() {
     let six: Vec<u32> = [&ids[..], &ids[..]].concat();
     assert!(matches!(engine.embed_ids(&six), Err(InferenceError::ContextFull { context: 128, .. })), "four pages");
 }
+
+#[test]
+fn an_engine_has_one_scheduler_at_a_time() {
+    let engine = engine(TINY, 2, 4, 64);
+    let first = Scheduler::start(Arc::clone(&engine), 1).expect("started");
+    let error = Scheduler::start(Arc::clone(&engine), 1).err().expect("refused");
+    assert!(error.to_string().contains("another"), "{error}");
+    drop(first);
+    Scheduler::start(engine, 1).expect("the first is gone");
+}
