@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 /// What all requests share.
 pub(crate) struct App {
@@ -127,10 +127,10 @@ fn cors(origins: &[String]) -> Result<CorsLayer, ServerError> {
         }
     };
     let request_id = HeaderName::from_static(observe::REQUEST_ID);
-    let key = HeaderName::from_static(gate::API_KEY);
     Ok(CorsLayer::new()
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, key, request_id.clone()])
+        // the official clients send a dozen of their own, and more with every version
+        .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([request_id, header::RETRY_AFTER]))
 }

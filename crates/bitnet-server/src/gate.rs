@@ -82,7 +82,11 @@ impl Gate {
 
     /// Counts a request that costs work.
     fn spend(&self, headers: &HeaderMap) -> Result<(), ApiError> {
-        let whose = self.nth(key(headers)).unwrap_or(0); // without keys there is one allowance for all
+        let whose = match self.nth(key(headers)) {
+            Some(nth) => nth,
+            None if self.keys.is_empty() => 0, // one allowance for all
+            None => return Ok(()),             // a path that is open to everybody costs none
+        };
         match self.allowances.get(whose).map_or(Ok(()), Allowance::take) {
             Ok(()) => Ok(()),
             Err(wait) => Err(ApiError::too_many(wait)),
@@ -144,6 +148,7 @@ mod tests {
         let gate = Gate::new(&["one".into(), "two".into()], &[], Some(2), true);
         let spend = |key| gate.spend(&headers(&[("x-api-key", key)])).is_ok();
         assert_eq!([spend("one"), spend("one"), spend("one"), spend("two")], [true, true, false, true]);
+        assert!(gate.spend(&headers(&[])).is_ok(), "whoever has no key spends nobody's");
         let open = Gate::new(&[], &[], Some(1), true);
         assert_eq!([open.spend(&headers(&[])).is_ok(), open.spend(&headers(&[])).is_ok()], [true, false]);
     }

@@ -44,6 +44,22 @@ pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(Instant::now())
 }
 
+/// A request that is not answered yet; also over when its client goes away.
+struct Active<'a>(&'a App);
+
+impl<'a> Active<'a> {
+    fn new(app: &'a App) -> Self {
+        app.http.active.fetch_add(1, Relaxed);
+        Active(app)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.http.active.fetch_sub(1, Relaxed);
+    }
+}
+
 /// Gives the request an id, counts it, and logs it when its response begins.
 pub(crate) async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let begin = Instant::now();
@@ -55,9 +71,9 @@ pub(crate) async fn observe(State(app): State<Arc<App>>, mut request: Request, n
     let id = RequestId { value, trace };
     request.extensions_mut().insert(id.clone());
 
-    app.http.active.fetch_add(1, Relaxed);
+    let active = Active::new(&app);
     let mut response = next.run(request).await;
-    app.http.active.fetch_sub(1, Relaxed);
+    drop(active);
 
     let status = response.status().as_u16();
     let seconds = begin.elapsed().as_secs_f64();

@@ -39,6 +39,8 @@ fn a_client_that_goes_away_cancels() {
         drop(client);
         wait_for("it went on without a client", || idle(server.address));
         assert!(metric(server.address, "bitnet_requests_cancelled_total") > before, "stream: {stream}");
+        // the one that asks
+        wait_for("it counts as not answered", || metric(server.address, "bitnet_http_requests_active") == 1.0);
     }
 }
 
@@ -182,6 +184,9 @@ fn a_key_that_asks_too_often_waits() {
     let wait: u64 = reply.header("retry-after").and_then(|wait| wait.parse().ok()).expect("seconds");
     assert!((1..=30).contains(&wait));
     assert_eq!(ask("/v1/messages", "a").json()["error"]["type"], "rate_limit_error");
+    for _ in 0..3 {
+        assert_eq!(receive(send(server.address, "POST", "/health", &[], b"")).status, 405);
+    }
     assert_eq!(ask("/tokenize", "b").status, 200, "another key");
     let reply = receive(send(server.address, "GET", "/v1/models", &[("X-Api-Key", "a")], b""));
     assert_eq!(reply.status, 200, "looking costs nothing");
@@ -199,7 +204,10 @@ fn pages_of_other_origins() {
     assert_eq!(receive(send(shared(), "GET", "/v1/models", &rebound, b"")).status, 403);
 
     let server = busy_server(ServerOptions { cors_origins: vec!["https://page.example".into()], ..options() });
+    let own = "authorization,content-type,x-stainless-runtime,anthropic-version"; // of the official clients
+    let preflight = [&preflight[..], &[("Access-Control-Request-Headers", own)]].concat();
     let open = receive(send(server.address, "OPTIONS", "/v1/completions", &preflight, b""));
+    assert_eq!(open.header("access-control-allow-headers"), Some(own));
     assert_eq!((open.status, open.header("access-control-allow-origin")), (200, Some("https://page.example")));
     let reply = receive(send(server.address, "GET", "/v1/models", &[origin], b""));
     assert_eq!((reply.status, reply.header("access-control-allow-origin")), (200, Some("https://page.example")));
