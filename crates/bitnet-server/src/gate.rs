@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Where a key may stand instead of `Authorization: Bearer`.
-pub(crate) const API_KEY: &str = "x-api-key";
+const API_KEY: &str = "x-api-key";
 
 /// Paths that need no key, beside the web page, which asks for one: probes know none.
 const OPEN: [&str; 2] = ["/health", "/ready"];
